@@ -1,0 +1,133 @@
+"""Facts about model families, as data, derived by rule from a model's SAP name.
+
+Sources: SAP AI Core wire facts, sections 3.2 (OpenAI families), 4.3 (Claude on Bedrock) and 5 (Gemini). A family's
+newest known rules apply to every later version: nothing here lists models.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import Literal
+
+from msgspec import Struct
+
+from aicore_proxy.protocol.neutral import Family
+
+EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+
+
+class Profile(Struct, frozen=True):
+    """What a model takes and refuses.
+
+    ``version``: numbers of its name, ``(4, 5)``. ``thinking``: how it is told to think: ``effort`` (OpenAI's
+    ``reasoning_effort``), ``budget`` (Claude up to 4.5, Gemini 2.5), ``either`` (Claude 4.6: adaptive or budget),
+    ``adaptive`` (Claude 4.7 and later), ``level`` (Gemini 3), None: not at all. ``refuses``: neutral sampling names
+    that are a 400. ``one_of_sampling``: temperature and top_p not together. ``completion_tokens``: wants
+    ``max_completion_tokens``. ``effort_with_tools``: False where both together are a 400 on Chat Completions.
+    ``mid_system``: takes system turns after the first other turn. ``max_output``: the output bound to use where a
+    dialect demands one and the client gave none. ``prefill``: the last turn may be the assistant's.
+    ``efforts``: values of effort it takes.
+    """
+
+    family: Family
+    version: tuple[int, ...] = ()
+    size: str = ""
+    thinking: Literal["effort", "budget", "either", "adaptive", "level"] | None = None
+    refuses: frozenset[str] = frozenset()
+    one_of_sampling: bool = False
+    completion_tokens: bool = False
+    effort_with_tools: bool = True
+    responses_only: bool = False
+    mid_system: bool = False
+    prefill: bool = True
+    max_output: int = 8192
+    efforts: tuple[str, ...] = ()
+    output_schema: bool = True
+    signed_calls: bool = False
+    """Gemini 3: function calls of the current turn must carry their thought signature."""
+
+
+@lru_cache(maxsize=1024)
+def profile_of(model: str) -> Profile:
+    """The Profile of a model by its SAP name (``anthropic--claude-4.5-sonnet``, ``gpt-5.2``, ``gemini-2.5-pro``)."""
+    name = model.lower()
+    vendor, _, bare = name.rpartition("--")
+    if match := re.match(r"claude-(\d+(?:\.\d+)?)-(\w+)", bare):
+        return _claude(_version(match[1]), match[2])
+    if match := re.match(r"(?:gpt-(\d+(?:\.\d+)?o?)|(o\d+))(.*)", bare):
+        return _openai(match[1], match[2], match[3])
+    if match := re.match(r"gemini-(\d+(?:\.\d+)?)(.*)", bare):
+        return _gemini(_version(match[1]), match[2])
+    return Profile(family=vendor or re.split(r"[-\d]", bare, maxsplit=1)[0] or "unknown")
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", text))
+
+
+SAMPLING = frozenset({"temperature", "top_p", "top_k"})
+PENALTIES = frozenset({"presence_penalty", "frequency_penalty", "logprobs", "logit_bias"})
+
+
+def _claude(version: tuple[int, ...], size: str) -> Profile:
+    adaptive_only = version >= (4, 7)
+    thinking: Literal["budget", "either", "adaptive"] | None
+    if adaptive_only:
+        thinking = "adaptive"
+    elif version >= (4, 6):
+        thinking = "either"
+    else:
+        thinking = "budget" if version >= (3, 7) else None
+    return Profile(
+        family="claude",
+        version=version,
+        size=size,
+        thinking=thinking,
+        refuses=SAMPLING if adaptive_only else frozenset(),
+        one_of_sampling=version >= (4, 5),
+        mid_system=version >= (4, 8),
+        prefill=version < (4, 6),
+        max_output=4096 if version < (3, 5) else 8192 if version < (3, 7) else 32000 if version < (4, 6) else 64000,
+        efforts=("low", "medium", "high", "xhigh", "max") if version >= (4, 7) else ("low", "medium", "high", "max")
+        if version >= (4, 6) or (version == (4, 5) and size == "opus") else (),
+        output_schema=version >= (4, 5),
+    )  # fmt: skip
+
+
+def _openai(gpt: str | None, o_series: str | None, rest: str) -> Profile:
+    version = _version(gpt or o_series or "")
+    reasoning = bool(o_series) or (version >= (5,) and "chat" not in rest)
+    efforts: tuple[str, ...] = ()
+    if reasoning:
+        efforts = ("low", "medium", "high")
+        if not o_series:
+            efforts = ("none", *efforts) if version >= (5, 1) else ("minimal", *efforts)
+            if version >= (5, 2):
+                efforts = (*efforts, "xhigh")
+    return Profile(
+        family="gpt",
+        version=version,
+        size=rest.strip("-"),
+        thinking="effort" if reasoning else None,
+        refuses=(frozenset({"temperature", "top_p"}) | PENALTIES) if reasoning else frozenset(),
+        completion_tokens=reasoning,
+        # "gpt-5.x with function tools and reasoning_effort" is a 400 on chat/completions (wire facts 3.2)
+        effort_with_tools=not (reasoning and len(version) > 1),
+        responses_only="codex" in rest,
+        mid_system=True,
+        max_output=16384,
+        efforts=efforts,
+    )
+
+
+def _gemini(version: tuple[int, ...], rest: str) -> Profile:
+    return Profile(
+        family="gemini",
+        version=version,
+        size=rest.strip("-"),
+        thinking="level" if version >= (3,) else "budget" if version >= (2, 5) else None,
+        efforts=("minimal", "low", "medium", "high") if version >= (3,) else (),
+        max_output=65536 if version >= (2, 5) else 8192,
+        signed_calls=version >= (3,),
+    )
