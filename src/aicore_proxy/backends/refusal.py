@@ -74,7 +74,7 @@ def retry_after(headers: Mapping[str, str], wall: float) -> float | None:
                 told += [seconds for text in _several(value) if (seconds := _seconds(text, wall)) is not None]
             case "retry-after-ms":
                 told += [float(text) / 1000 for text in value.split(",") if re.fullmatch(r"\s*\d+(\.\d+)?\s*", text)]
-    return min(LONGEST, max(SHORTEST, max(told))) if told else None
+    return min(LONGEST, max(SHORTEST, *told)) if told else None
 
 
 def _several(value: str) -> list[str]:
@@ -141,7 +141,9 @@ def _text(body: bytes, headers: Mapping[str, str]) -> str:
 
 
 def _is_html(body: bytes, headers: Mapping[str, str]) -> bool:
-    return "text/html" in headers.get("content-type", "") or bool(re.match(rb"\s*<(!doctype|html)", body[:256], re.I))
+    return "text/html" in headers.get("content-type", "") or bool(
+        re.match(rb"\s*<(!doctype|html)", body[:256], re.IGNORECASE)
+    )
 
 
 def _nothing_said(status: int) -> str:
