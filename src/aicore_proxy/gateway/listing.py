@@ -1,0 +1,90 @@
+"""The model list, in OpenAI's shape and in Anthropic's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aicore_proxy.landscape import Catalog, aliases_of
+from aicore_proxy.protocol.fault import Fault, Kind
+
+LIST_LIMIT = 1000
+
+
+def names(catalog: Catalog) -> list[str]:
+    """The names that clients may pick: the vendor's usual one (Claude's differs from SAP's) and SAP's own."""
+    listed: dict[str, None] = {}
+    for model in catalog.by_name:
+        if model.startswith("anthropic--"):
+            listed |= dict.fromkeys(alias for alias in aliases_of(model)[:1] if catalog.resolve(alias) == model)
+        listed[model] = None
+    return list(listed)
+
+
+def openai_list(catalog: Catalog, created: int) -> dict[str, Any]:
+    """``GET /v1/models`` as OpenAI shapes it. ``created``: Unix seconds."""
+    return {"object": "list", "data": [openai_model(name, catalog, created) for name in names(catalog)]}
+
+
+def openai_model(name: str, catalog: Catalog, created: int) -> dict[str, Any]:
+    """One entry. Raises Fault(MODEL_NOT_FOUND)."""
+    return {"id": name, "object": "model", "created": created, "owned_by": owner(resolved(name, catalog))}
+
+
+def anthropic_list(
+    catalog: Catalog, created: str, limit: int = LIST_LIMIT, after: str | None = None, before: str | None = None
+) -> dict[str, Any]:
+    """``GET /v1/models`` as Anthropic shapes and pages it. ``created``: RFC 3339."""
+    listed = names(catalog)
+    if after in listed:
+        listed = listed[listed.index(after) + 1 :]
+    page = listed[:limit]
+    if before in listed:
+        page = listed[max(0, listed.index(before) - limit) : listed.index(before)]
+        listed = listed[: listed.index(before)]
+    data = [anthropic_model(name, catalog, created) for name in page]
+    ends = {"first_id": page[0], "last_id": page[-1]} if page else {"first_id": None, "last_id": None}
+    return {"data": data, "has_more": len(page) < len(listed), **ends}
+
+
+def anthropic_model(name: str, catalog: Catalog, created: str) -> dict[str, Any]:
+    """One entry, with the ``display_name`` that Claude Code's picker shows. Raises Fault(MODEL_NOT_FOUND)."""
+    return {"type": "model", "id": name, "display_name": display_name(resolved(name, catalog)), "created_at": created}
+
+
+def resolved(name: str, catalog: Catalog) -> str:
+    """SAP's name of a model. Raises Fault(MODEL_NOT_FOUND) with names that may have been meant."""
+    if (model := catalog.resolve(name)) is not None:
+        return model
+    raise unknown_model(name, catalog)
+
+
+def unknown_model(name: str, catalog: Catalog) -> Fault:
+    """The 404 for a model that no deployment serves; never another model in its place."""
+    shown = name if len(name) <= 128 else f"{name[:125]}..."
+    if not catalog.by_name:
+        hint = "No model is deployed in the connected subaccounts."
+    elif near := catalog.near(name[:256]):
+        hint = f"Did you mean {', '.join(near)}?"
+    else:
+        hint = "GET /v1/models lists the deployed models."
+    words = f"The model '{shown}' does not exist or has no running deployment. {hint}"
+    return Fault(Kind.MODEL_NOT_FOUND, words, code="model_not_found", param="model")
+
+
+def owner(model: str) -> str:
+    """Who made a model, by SAP's naming rule (vendor prefix; none for OpenAI, Google, Perplexity and SAP)."""
+    vendor, _, bare = model.rpartition("--")
+    if vendor:
+        return vendor
+    for prefix, maker in (("gemini", "google"), ("sonar", "perplexity"), ("sap-", "sap"), ("qwen", "alibaba")):
+        if bare.startswith(prefix):
+            return maker
+    return "openai"
+
+
+def display_name(model: str) -> str:
+    """``anthropic--claude-4.5-sonnet`` -> ``Claude Sonnet 4.5``; others in capitals by word."""
+    words = (model.partition("--")[2] or model).split("-")
+    if words[0] == "claude" and len(words) == 3:
+        words = [words[0], words[2], words[1]]
+    return " ".join("GPT" if word == "gpt" else word[:1].upper() + word[1:] for word in words)
