@@ -131,3 +131,37 @@ def _gemini(version: tuple[int, ...], rest: str) -> Profile:
         max_output=65536 if version >= (2, 5) else 8192,
         signed_calls=version >= (3,),
     )
+
+
+# Effort and budget: one table for all codecs, growing with the effort, so that a detour keeps the order.
+
+BUDGETS = {"none": 0, "minimal": 1024, "low": 2048, "medium": 8192, "high": 24576, "xhigh": 49152, "max": 65536}
+_UP_TO = {"none": 0, "minimal": 1024, "low": 4096, "medium": 16384, "high": 32768, "xhigh": 57344}
+SMALLEST_BUDGET = 1024
+
+
+def budget_of(effort: str, max_tokens: int | None = None) -> int:
+    """Thinking tokens for an effort (0: do not think; an unknown effort counts as ``medium``). With ``max_tokens`` at
+    most three quarters of it, so that an answer fits, but never fewer than 1,024 (what Claude takes at least)."""
+    budget = BUDGETS.get(effort, BUDGETS["medium"])
+    if max_tokens is None or budget <= SMALLEST_BUDGET:
+        return budget
+    return min(budget, max(SMALLEST_BUDGET, max_tokens * 3 // 4))
+
+
+def effort_of(budget: int) -> str:
+    """The effort whose budget is nearest, by the same table; a negative budget (Gemini: as it sees fit) is
+    ``medium``."""
+    if budget < 0:
+        return "medium"
+    return next((effort for effort, limit in _UP_TO.items() if budget <= limit), "max")
+
+
+def nearest_effort(effort: str, offered: tuple[str, ...]) -> str | None:
+    """``effort`` or the nearest of ``offered`` (the lower of two as near, but thinking is not turned off for it);
+    None where none is offered."""
+    if effort in offered or not offered:
+        return effort if offered else None
+    rank = EFFORTS.index(effort) if effort in EFFORTS else EFFORTS.index("medium")
+    thinking = [name for name in offered if name != "none"] or list(offered)
+    return min(thinking, key=lambda name: (abs(EFFORTS.index(name) - rank), EFFORTS.index(name)))
