@@ -1,0 +1,1 @@
+"""The edge: HTTP in and out, and the place where everything is put together."""

@@ -79,7 +79,8 @@ class Dialect(Struct, frozen=True):
     ``decode_request`` raises Fault(MALFORMED) that names the wire path; ``encode_request`` never raises: a thing that
     cannot be taken is a Loss. ``decode_response`` raises Fault(UPSTREAM_FAILED) on what is no answer of the dialect.
     ``decode_fault(status, headers, body)`` reads an error answer's JSON body (already known to be an object) or None
-    if it is not of this dialect. ``encode_fault(fault, request_id)`` is (status, body).
+    if it is not of this dialect. ``encode_fault(fault, request_id)`` is (status, body). ``answers``: top-level members
+    one of which every whole answer has.
     """
 
     name: str
@@ -95,4 +96,5 @@ class Dialect(Struct, frozen=True):
     framed: Callable[[bytes], bytes]
     keepalive: bytes
     notable: tuple[bytes, ...]
+    answers: tuple[str, ...] = ()
     request_id_header: str = "x-request-id"

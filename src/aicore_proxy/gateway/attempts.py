@@ -1,0 +1,340 @@
+"""The attempt loop: which deployment is asked, with what, and whether another one is asked after it.
+
+Until the first content event nothing of an attempt leaves the proxy, so any fault that is not the client's own can be
+mended by another deployment. After it, a fault is an error event of the client's dialect.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
+from contextlib import aclosing
+from typing import Protocol
+
+import msgspec
+from msgspec import Struct
+
+from aicore_proxy.backends import Ask, Backend, Prepared
+from aicore_proxy.backends.refusal import empty_answer, fault_of, unreadable_answer
+from aicore_proxy.gateway.call import Attempt, Call
+from aicore_proxy.gateway.record import Observer
+from aicore_proxy.landscape import Deployment
+from aicore_proxy.protocol.dialects import Answering, Dialect, Target
+from aicore_proxy.protocol.fault import Fault, Kind
+from aicore_proxy.protocol.framing import framer_for
+from aicore_proxy.protocol.neutral import Loss, Request, Undo
+from aicore_proxy.protocol.pipe import Pipe, Relay, Translation, translate_response
+from aicore_proxy.protocol.profiles import profile_of
+from aicore_proxy.protocol.seal import carried, native
+from aicore_proxy.routing.outcome import Outcome, best_of, outcome_of
+from aicore_proxy.routing.router import Router
+from aicore_proxy.upstream import Phase, Timeouts, Upstream, UpstreamError, UpstreamRequest, UpstreamResponse
+
+ERROR_LIMIT = 64 * 1024
+ANSWER_LIMIT = 64 * 1024 * 1024
+LARGE = 256 * 1024
+CLIENT_TYPE = "sap-ai-core-llm-proxy"
+NO_UNDO = Undo()
+
+_members = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+class Tokens(Protocol):
+    """One subaccount's access tokens. ``token`` raises Fault(UPSTREAM_FAILED, code ``upstream_credentials``)."""
+
+    async def token(self) -> str: ...
+
+    def refused(self, token: str) -> None:
+        """A deployment answered 401 to ``token``."""
+        ...
+
+
+class Patience(Struct, frozen=True):
+    """How long to wait, in seconds. ``stream_head``: for the head of a stream while another way is open."""
+
+    connect: float = 10.0
+    first_byte: float = 600.0
+    stream_head: float = 120.0
+    between_bytes: float = 600.0
+
+
+class Asked(Struct, frozen=True):
+    """What one deployment is asked: the request as it takes it, and how its answer becomes the client's."""
+
+    prepared: Prepared
+    source: Dialect
+    undo: Undo = Undo()
+
+    def pipe(self, call: Call, content_type: str) -> Pipe:
+        framer = framer_for(content_type)
+        if self.source is call.dialect:
+            return Relay(call.dialect, framer, answering(call, self.undo))
+        observe = call.seals.watcher(call.caller.key_id) if call.slotless else None
+        return Translation(self.source, call.dialect, framer, answering(call, self.undo), observe)
+
+
+def answering(call: Call, undo: Undo = NO_UNDO) -> Answering:
+    """Whom the answer is for. A relay needs no neutral request, so none is decoded for it."""
+    request = call.__dict__.get("request") or Request(call.dialect.name, call.model, (), stream=call.stream)
+    return Answering(request, carried(call.dialect.home), undo, call.id.replace("-", "")[:24], int(time.time()))
+
+
+class Attempts:
+    """Runs calls. Owns nothing that changes but what its parts own themselves."""
+
+    def __init__(
+        self,
+        *,
+        router: Router,
+        backends: Mapping[str, Backend],
+        dialects: Mapping[str, Dialect],
+        tokens: Mapping[str, Tokens],
+        upstream: Upstream,
+        observer: Observer,
+        patience: Patience,
+        gone_missing: Callable[[Deployment], None],
+    ) -> None:
+        self._router = router
+        self._backends = backends
+        self._dialects = dialects
+        self._tokens = tokens
+        self._upstream = upstream
+        self._observer = observer
+        self._patience = patience
+        self._gone_missing = gone_missing
+
+    async def whole(self, call: Call) -> bytes:
+        """An answer that is not streamed, as the client's dialect has it. Raises the best Fault there was."""
+        faults: list[Fault] = []
+        for attempt, ways_left in self._each(call):
+            try:
+                answer = await self._whole(call, attempt, ways_left)
+                self._settle(call, attempt, Outcome.OK)
+                return answer
+            except (Fault, UpstreamError) as error:
+                faults.append(self._failed(call, attempt, error))
+            finally:
+                self._settle(call, attempt, Outcome.CANCELLED)
+        raise best_of(faults)
+
+    async def _whole(self, call: Call, attempt: Attempt, ways_left: int) -> bytes:
+        asked = await self._asked(call, attempt)
+        response = await self._send(call, attempt, asked, ways_left)
+        try:
+            body = await response.read(ANSWER_LIMIT)
+            return await self._answer(call, asked, response, body)
+        finally:
+            await response.close()
+
+    async def stream(self, call: Call) -> AsyncGenerator[bytes, None]:
+        """An answer in frames of the client's dialect. The first piece comes with the first content; until then it
+        raises the best Fault there was. Later faults are frames too."""
+        faults: list[Fault] = []
+        for attempt, ways_left in self._each(call):
+            try:
+                asked = await self._asked(call, attempt)
+                response = await self._send(call, attempt, asked, ways_left)
+                try:
+                    async with aclosing(self._frames(call, attempt, asked, response)) as frames:
+                        async for frame in frames:
+                            yield frame
+                finally:
+                    await response.close()
+                return
+            except (Fault, UpstreamError) as error:
+                faults.append(self._failed(call, attempt, error))
+            finally:
+                self._settle(call, attempt, Outcome.CANCELLED)
+        raise best_of(faults)
+
+    def _each(self, call: Call) -> Iterator[tuple[Attempt, int]]:
+        """Each attempt of the plan while there is time, with the number of ways left after it."""
+        plan = self._router.plan(call.sap_model, call.deployments)
+        for number, deployment in enumerate(plan.ranked, 1):
+            now = time.monotonic()
+            if number > 1 and now >= call.deadline:
+                return
+            if number > 1:
+                self._observer.failed_over(call, call.attempts[-1].reason)
+            attempt = Attempt(deployment, number, now)
+            call.attempts.append(attempt)
+            yield attempt, len(plan.ranked) - number
+
+    async def _asked(self, call: Call, attempt: Attempt) -> Asked:
+        deployment = attempt.deployment
+        backend = self._backends[deployment.executable]
+        ask = Ask(call.stream, call.betas)
+        if backend.dialect == call.dialect.name:
+            asked = Asked(backend.relayed(call.envelope, deployment, ask), call.dialect)
+        else:
+            await _breathe(call)
+            source = self._dialects[backend.dialect]
+            profile = profile_of(deployment.model)
+            request = call.request
+            await _breathe(call)
+            encoded = source.encode_request(request, Target(deployment.model, profile, native(profile.family)))
+            refuse(encoded.losses, call)
+            await _breathe(call)
+            prepared = backend.translated(encoded, deployment, ask)
+            losses = (*encoded.losses, *(loss for loss in prepared.losses if loss not in encoded.losses))
+            asked = Asked(msgspec.structs.replace(prepared, losses=losses), source, encoded.undo)
+            attempt.relayed = False
+        attempt.losses = asked.prepared.losses
+        refuse(attempt.losses, call)
+        await _breathe(call)
+        return asked
+
+    async def _send(self, call: Call, attempt: Attempt, asked: Asked, ways_left: int) -> UpstreamResponse:
+        """The deployment's answer with a status of success. Raises Fault."""
+        tokens = self._tokens[attempt.deployment.subaccount]
+        left = call.deadline - time.monotonic()
+        head = self._patience.stream_head if call.stream and ways_left else self._patience.first_byte
+        timeouts = Timeouts(self._patience.connect, max(0.001, min(head, left)), self._patience.between_bytes)
+        for again in (True, False):
+            token = await _token(tokens, left)
+            response = await self._upstream.send(_upstream_request(attempt.deployment, asked, token, timeouts))
+            attempt.first_byte = time.monotonic()
+            if response.status == 401 and again:
+                await response.close()
+                tokens.refused(token)
+                continue
+            break
+        if 200 <= response.status < 300:
+            return response
+        try:
+            body = await response.read(ERROR_LIMIT)
+        finally:
+            await response.close()
+        fault = fault_of(asked.source, response.status, response.headers, body, time.time())
+        if fault.code == "upstream_deployment_not_found" or response.status == 403:
+            self._gone_missing(attempt.deployment)
+        raise fault
+
+    async def _answer(self, call: Call, asked: Asked, response: UpstreamResponse, body: bytes) -> bytes:
+        if not body.strip():
+            raise empty_answer(response.status)
+        try:
+            members = _members.decode(body)
+        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+            raise unreadable_answer(body, response.headers) from None
+        if not any(name in members for name in asked.source.answers):
+            inside = fault_of(asked.source, 500, response.headers, body, time.time()) if "error" in members else None
+            raise inside or unreadable_answer(body, response.headers)
+        if asked.source is call.dialect:
+            return body
+        await _breathe(call)
+        observe = call.seals.watcher(call.caller.key_id) if call.slotless else None
+        answer = translate_response(asked.source, call.dialect, body, answering(call, asked.undo), observe)
+        return msgspec.json.encode(answer)
+
+    async def _frames(
+        self, call: Call, attempt: Attempt, asked: Asked, response: UpstreamResponse
+    ) -> AsyncGenerator[bytes, None]:
+        """What goes to the client of one attempt. Raises its Fault while another deployment may still answer."""
+        pipe = asked.pipe(call, response.headers.get("content-type", ""))
+        async with aclosing(response.chunks()) as chunks:
+            try:
+                yield await _first_content(chunks, pipe, call.deadline)
+                async for chunk in chunks:
+                    if (frame := pipe.feed(chunk)) != b"":
+                        yield frame
+                    if pipe.finished:
+                        break
+                if (last := pipe.end()) != b"":
+                    yield last
+            except UpstreamError as error:
+                if not pipe.started:
+                    raise
+                yield pipe.fail(fault_of_connection(error, attempt.deployment))
+                self._settle(call, attempt, Outcome.UNAVAILABLE, "cut")
+                return
+            if pipe.fault is None:
+                # The terminating chunk is usually here already: read it, and the connection can serve again
+                await _drain(chunks)
+        self._settle(call, attempt, Outcome.OK if pipe.fault is None else outcome_of(pipe.fault))
+
+    def _failed(self, call: Call, attempt: Attempt, error: Fault | UpstreamError) -> Fault:
+        """Settles a failed attempt. Its Fault, if another deployment may answer instead; else raises it."""
+        fault = fault_of_connection(error, attempt.deployment) if isinstance(error, UpstreamError) else error
+        self._settle(call, attempt, outcome_of(fault), fault.code or fault.kind.value)
+        if not fault.elsewhere:
+            raise fault from None
+        return fault
+
+    def _settle(self, call: Call, attempt: Attempt, outcome: Outcome, reason: str = "") -> None:
+        """The attempt's end; the first one counts."""
+        if attempt.outcome is None:
+            attempt.outcome = outcome
+            attempt.reason = reason
+            self._observer.attempted(call, attempt)
+
+
+def refuse(losses: tuple[Loss, ...], call: Call) -> None:
+    """Raises Fault(UNSUPPORTED) for the first loss that changes the answer; for any, where the client is strict."""
+    for loss in losses:
+        if call.strict or not loss.harmless:
+            why = f": {loss.reason}" if loss.reason else ""
+            words = f"'{loss.field}' cannot be used with the model '{call.model}'{why}."
+            raise Fault(Kind.UNSUPPORTED, words, code="unsupported_parameter", param=loss.field)
+
+
+def fault_of_connection(error: UpstreamError, deployment: Deployment) -> Fault:
+    """The Fault of a connection that failed before or during an answer."""
+    words = f"The connection to SAP AI Core (subaccount {deployment.subaccount}) failed: {error}"
+    match error.phase:
+        case Phase.CONNECT_TIMEOUT | Phase.FIRST_BYTE_TIMEOUT | Phase.BETWEEN_BYTES_TIMEOUT:
+            return Fault(Kind.TIMEOUT, words, code="timeout")
+        case _:
+            return Fault(Kind.UPSTREAM_FAILED, words, code="upstream_error")
+
+
+def _upstream_request(deployment: Deployment, asked: Asked, token: str, timeouts: Timeouts) -> UpstreamRequest:
+    headers = (
+        ("Authorization", f"Bearer {token}"),
+        ("AI-Resource-Group", deployment.resource_group),
+        ("Content-Type", "application/json"),
+        ("AI-Client-Type", CLIENT_TYPE),
+        *asked.prepared.headers,
+    )
+    return UpstreamRequest("POST", deployment.url + asked.prepared.path, headers, asked.prepared.body, timeouts)
+
+
+async def _first_content(chunks: AsyncIterator[bytes], pipe: Pipe, deadline: float) -> bytes:
+    """What to send first. Raises the upstream's Fault while another deployment may still answer."""
+    held = bytearray()
+    try:
+        async with asyncio.timeout(max(0.001, deadline - time.monotonic())):
+            async for chunk in chunks:
+                held += pipe.feed(chunk)
+                if pipe.started or pipe.finished or pipe.fault is not None:
+                    break
+            else:
+                held += pipe.end()
+    except TimeoutError:
+        raise Fault(Kind.TIMEOUT, "No content came within the deadline.", code="timeout") from None
+    if not pipe.started:
+        raise pipe.fault or Fault(Kind.UPSTREAM_FAILED, "SAP AI Core closed the stream before any content.")
+    return bytes(held)
+
+
+async def _drain(chunks: AsyncIterator[bytes]) -> None:
+    try:
+        async with asyncio.timeout(0.1):
+            await anext(chunks, None)
+    except (TimeoutError, UpstreamError):
+        return
+
+
+async def _token(tokens: Tokens, seconds: float) -> str:
+    try:
+        async with asyncio.timeout(max(0.001, seconds)):
+            return await tokens.token()
+    except TimeoutError:
+        raise Fault(Kind.TIMEOUT, "SAP's token service did not answer in time.", code="timeout") from None
+
+
+async def _breathe(call: Call) -> None:
+    """Lets the other streams have a turn between two steps over a large body."""
+    if call.envelope.size > LARGE:
+        await asyncio.sleep(0)

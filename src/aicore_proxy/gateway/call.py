@@ -1,0 +1,78 @@
+"""One request on its way: what was asked, by whom, and what became of it."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+from msgspec import Struct
+
+from aicore_proxy.gateway.keys import Caller
+from aicore_proxy.gateway.seals import SealKeeper
+from aicore_proxy.landscape import Deployment
+from aicore_proxy.protocol.dialects import Decoding, Dialect
+from aicore_proxy.protocol.envelope import Envelope
+from aicore_proxy.protocol.neutral import Loss, Request
+from aicore_proxy.routing.outcome import Outcome
+
+
+class Attempt(Struct):
+    """One try at one deployment. Times in monotonic seconds. ``first_byte`` 0: none came."""
+
+    deployment: Deployment
+    number: int
+    started: float
+    first_byte: float = 0.0
+    outcome: Outcome | None = None
+    reason: str = ""
+    losses: tuple[Loss, ...] = ()
+    relayed: bool = True
+
+
+class Call:
+    """One model call. Owned by the task that handles the request; its attempts are appended as they are made.
+
+    ``model``: as the client named it; ``sap_model``: what that resolved to. ``deadline``: monotonic seconds until
+    which content must have come. ``betas``: the client's ``anthropic-beta`` values. ``strict``: any loss is a 400.
+    """
+
+    def __init__(
+        self,
+        *,
+        request_id: str,
+        caller: Caller,
+        dialect: Dialect,
+        envelope: Envelope,
+        model: str,
+        sap_model: str,
+        deployments: tuple[Deployment, ...],
+        stream: bool,
+        deadline: float,
+        seals: SealKeeper,
+        betas: tuple[str, ...] = (),
+        strict: bool = False,
+    ) -> None:
+        self.id = request_id
+        self.caller = caller
+        self.dialect = dialect
+        self.envelope = envelope
+        self.model = model
+        self.sap_model = sap_model
+        self.deployments = deployments
+        self.stream = stream
+        self.deadline = deadline
+        self.betas = betas
+        self.strict = strict
+        self.seals = seals
+        self.attempts: list[Attempt] = []
+
+    @cached_property
+    def request(self) -> Request:
+        """The neutral form, for attempts that need a translation. Raises Fault(MALFORMED)."""
+        decoding = Decoding(model=self.model, stream=self.stream, betas=self.betas)
+        request = self.dialect.decode_request(self.envelope.decoded(), decoding)
+        return self.seals.recalled(request, self.caller.key_id) if self.slotless else request
+
+    @property
+    def slotless(self) -> bool:
+        """Whether the client's dialect has no place for seals."""
+        return self.dialect.name == "openai_chat"

@@ -1,0 +1,1 @@
+"""Embeddings: relayed to Azure OpenAI deployments."""

@@ -1,0 +1,279 @@
+"""The path of a request, from top to bottom."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+from urllib.parse import parse_qs
+
+import msgspec
+from msgspec import Struct
+
+from aicore_proxy.gateway import counting, listing
+from aicore_proxy.gateway.attempts import Attempts, answering
+from aicore_proxy.gateway.call import Call
+from aicore_proxy.gateway.embedding import embedded
+from aicore_proxy.gateway.exchange import ClientRequest, Closer, Ending, Fields, Head, Reply, StreamReply
+from aicore_proxy.gateway.keys import Caller, Keys
+from aicore_proxy.gateway.record import Observer, Record
+from aicore_proxy.gateway.refusals import JSON, ids, refusal
+from aicore_proxy.gateway.seals import SealKeeper
+from aicore_proxy.landscape import Catalog, Deployment
+from aicore_proxy.protocol.dialects import Decoding, Dialect
+from aicore_proxy.protocol.envelope import Envelope
+from aicore_proxy.protocol.fault import Fault, Kind
+from aicore_proxy.protocol.profiles import profile_of
+
+EVENT_STREAM: Fields = (("content-type", "text/event-stream; charset=utf-8"), ("x-accel-buffering", "no"))
+DROPPED = "x-aicore-proxy-dropped"
+STRICT = "x-aicore-proxy-strict"
+MAX_HEADER = 1024
+CLIENT_GONE = 499
+
+
+class Endpoint(Struct, frozen=True):
+    """One of the proxy's model endpoints. ``route`` is its path pattern, for logs and metrics; ``refused`` answers
+    requests that the dialect has but the proxy cannot serve, with the dialect's own words."""
+
+    route: str
+    dialect: Dialect
+    refused: Callable[[Envelope], Fault | None] = lambda _: None
+
+
+class Landscape:
+    """The catalog of the moment, and how to look again. Owns one reference, swapped whole."""
+
+    def __init__(self, look_again: Callable[[float], Awaitable[None]], look_soon: Callable[[Deployment], None]) -> None:
+        self.catalog = Catalog()
+        self.discovered = False
+        """Whether a look at SAP has ever succeeded."""
+        self.look_again = look_again
+        self.look_soon = look_soon
+
+    def publish(self, catalog: Catalog) -> None:
+        self.catalog = catalog
+        self.discovered = True
+
+
+class Gateway:
+    """Answers clients. Immutable but for what its parts own."""
+
+    def __init__(
+        self,
+        *,
+        keys: Keys,
+        landscape: Landscape,
+        attempts: Attempts,
+        observer: Observer,
+        seals: SealKeeper,
+        body_limit: int,
+        deadline: float,
+        keep_serving: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self._keys = keys
+        self._landscape = landscape
+        self._attempts = attempts
+        self._observer = observer
+        self._seals = seals
+        self._body_limit = body_limit
+        self._deadline = deadline
+        self._keep_serving = keep_serving
+        self._started = int(time.time())
+
+    async def generate(self, request: ClientRequest, endpoint: Endpoint) -> Reply | StreamReply:
+        """A model call: Chat Completions or Messages, streamed or not."""
+        call: Call | None = None
+        try:
+            caller = self._keys.authenticate(request)
+            envelope = Envelope.parse(await request.body(self._body_limit))
+            if (fault := endpoint.refused(envelope)) is not None:
+                raise fault
+            call = await self._call(request, endpoint, caller, envelope)
+            if call.stream:
+                return self._streamed(request, endpoint, call)
+            body = await self._attempts.whole(call)
+        except Fault as fault:
+            return self._refused(request, endpoint, fault, call)
+        head = self._head(call, JSON)
+        return Reply(head.status, head.headers, body, close=self._closing(request, endpoint, call, Said(200)))
+
+    async def count(self, request: ClientRequest, endpoint: Endpoint) -> Reply:
+        """Anthropic's token counting: an estimate, and marked as one."""
+        try:
+            self._keys.authenticate(request)
+            envelope = Envelope.parse(await request.body(self._body_limit))
+            model = await self._resolved(envelope)
+            betas = beta_values(request)
+            asked = endpoint.dialect.decode_request(envelope.decoded(), Decoding(betas=betas))
+            tokens = await counting.estimate(asked, profile_of(model).family)
+        except Fault as fault:
+            return self._refused(request, endpoint, fault)
+        body = msgspec.json.encode({"input_tokens": tokens})
+        fields = (*JSON, *ids(endpoint.dialect, request.request_id), ("x-aicore-proxy-estimate", "true"))
+        return Reply(200, fields, body, close=self._closing(request, endpoint, None, Said(200)))
+
+    async def embed(self, request: ClientRequest, endpoint: Endpoint) -> Reply:
+        """Embeddings."""
+        call: Call | None = None
+        try:
+            caller = self._keys.authenticate(request)
+            envelope = Envelope.parse(await request.body(self._body_limit))
+            call = await self._call(request, endpoint, caller, envelope)
+            body = await embedded(self._attempts, call)
+        except Fault as fault:
+            return self._refused(request, endpoint, fault, call)
+        return Reply(200, self._head(call, JSON).headers, body, close=self._closing(request, endpoint, call, Said(200)))
+
+    async def models(self, request: ClientRequest, endpoint: Endpoint, name: str | None = None) -> Reply:
+        """The model list, or one model of it, in the shape of the endpoint's dialect."""
+        try:
+            self._keys.authenticate(request)
+            body = self._listed(request, endpoint.dialect, name)
+        except Fault as fault:
+            return self._refused(request, endpoint, fault)
+        fields = (*JSON, *ids(endpoint.dialect, request.request_id))
+        return Reply(200, fields, msgspec.json.encode(body), close=self._closing(request, endpoint, None, Said(200)))
+
+    def refused(self, request: ClientRequest, endpoint: Endpoint, fault: Fault) -> Reply:
+        """An answer to what is no request of any endpoint."""
+        return self._refused(request, endpoint, fault)
+
+    # What they have in common
+
+    async def _call(self, request: ClientRequest, endpoint: Endpoint, caller: Caller, envelope: Envelope) -> Call:
+        if not self._keep_serving():
+            raise Fault(Kind.OVERLOADED, "The proxy is shutting down.", code="shutting_down", retry_after=1)
+        sap_model = await self._resolved(envelope)
+        return Call(
+            request_id=request.request_id,
+            caller=caller,
+            dialect=endpoint.dialect,
+            envelope=envelope,
+            model=envelope.get("model", str) or "",
+            sap_model=sap_model,
+            deployments=self._landscape.catalog.by_name[sap_model],
+            stream=envelope.get("stream", bool) or False,
+            deadline=request.received + self._deadline,
+            seals=self._seals,
+            betas=beta_values(request),
+            strict=(request.header(STRICT) or "").lower() in ("1", "true", "yes"),
+        )
+
+    async def _resolved(self, envelope: Envelope) -> str:
+        """SAP's name of the model asked for. Looks at SAP again, if it has not lately, before it says no."""
+        name = envelope.get("model", str)
+        if not name:
+            raise Fault(Kind.MALFORMED, "The member 'model' is missing: name the model to use.", param="model")
+        if (model := self._landscape.catalog.resolve(name)) is None:
+            await self._landscape.look_again(5.0)
+            model = self._landscape.catalog.resolve(name)
+        if model is None and not self._landscape.discovered:
+            words = "No deployment is known yet: looking for them at SAP AI Core has not succeeded."
+            raise Fault(Kind.OVERLOADED, words, code="not_ready")
+        if model is None:
+            raise listing.unknown_model(name, self._landscape.catalog)
+        return model
+
+    def _listed(self, request: ClientRequest, dialect: Dialect, name: str | None) -> object:
+        catalog = self._landscape.catalog
+        if dialect.name == "anthropic_messages":
+            created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._started))
+            if name is not None:
+                return listing.anthropic_model(name, catalog, created)
+            return listing.anthropic_list(catalog, created, **page_of(request))
+        if name is not None:
+            return listing.openai_model(name, catalog, self._started)
+        return listing.openai_list(catalog, self._started)
+
+    def _streamed(self, request: ClientRequest, endpoint: Endpoint, call: Call) -> StreamReply:
+        said = Said(200)
+
+        def refuse(fault: Fault) -> Reply:
+            reply = refusal(endpoint.dialect, fault, call.id)
+            said.status, said.kind = reply.status, fault.kind.value
+            return reply
+
+        def fail(fault: Fault) -> bytes:
+            said.kind = fault.kind.value
+            return endpoint.dialect.stream_encoder(answering(call)).fail(fault, call.id)
+
+        return StreamReply(
+            self._attempts.stream(call),
+            head=lambda: self._head(call, EVENT_STREAM),
+            keepalive=endpoint.dialect.keepalive,
+            refuse=refuse,
+            fail=fail,
+            close=self._closing(request, endpoint, call, said),
+        )
+
+    def _head(self, call: Call, fields: Fields) -> Head:
+        """Status and fields of an answer, at the moment when it is known who answered."""
+        told: list[tuple[str, str]] = [("x-aicore-proxy-model", call.sap_model)]
+        if call.attempts:
+            serving = call.attempts[-1]
+            told.append(("x-aicore-proxy-attempts", str(serving.number)))
+            told.append(("x-aicore-proxy-subaccount", serving.deployment.subaccount))
+            if lost := ", ".join(dict.fromkeys(loss.field for loss in serving.losses)):
+                told.append((DROPPED, printable(lost)))
+        return Head(200, (*fields, *ids(call.dialect, call.id), *told))
+
+    def _refused(self, request: ClientRequest, endpoint: Endpoint, fault: Fault, call: Call | None = None) -> Reply:
+        reply = refusal(endpoint.dialect, fault, request.request_id)
+        closing = self._closing(request, endpoint, call, Said(reply.status, fault.kind.value))
+        return Reply(reply.status, reply.headers, reply.body, close=closing)
+
+    def _closing(self, request: ClientRequest, endpoint: Endpoint, call: Call | None, said: Said) -> Closer:
+        """What makes the one Record of a request, when its reply is closed."""
+
+        async def close(ending: Ending) -> None:
+            now = time.monotonic()
+            attempts = tuple(call.attempts) if call else ()
+            record = Record(
+                request_id=request.request_id,
+                route=endpoint.route,
+                protocol=endpoint.dialect.name,
+                status=CLIENT_GONE if ending == "client_gone" else said.status,
+                duration=now - request.received,
+                key_name=call.caller.name if call else "",
+                model=call.sap_model if call else "",
+                stream=call.stream if call else False,
+                attempts=attempts,
+                kind=said.kind,
+                first_byte=attempts[-1].first_byte - request.received if attempts and attempts[-1].first_byte else None,
+            )
+            self._observer.finished(record)
+
+        return close
+
+
+class Said(Struct):
+    """What a client has been told: the status, and the Fault's kind if it was one."""
+
+    status: int
+    kind: str = ""
+
+
+def beta_values(request: ClientRequest) -> tuple[str, ...]:
+    """The values of ``anthropic-beta``, in order, once each; clients send some twice, and several in one field."""
+    values = [value.strip() for field in request.all("anthropic-beta") for value in field.split(",")]
+    return tuple(dict.fromkeys(value for value in values if value))
+
+
+def page_of(request: ClientRequest) -> dict[str, Any]:
+    """Anthropic's paging parameters. Raises Fault(MALFORMED)."""
+    asked = parse_qs(request.query.decode("latin-1"))
+    page: dict[str, Any] = {}
+    if "limit" in asked:
+        if not re.fullmatch(r"[1-9]\d{0,3}", asked["limit"][0]) or int(asked["limit"][0]) > listing.LIST_LIMIT:
+            raise Fault(Kind.MALFORMED, "'limit' must be a number from 1 to 1000.", param="limit")
+        page["limit"] = int(asked["limit"][0])
+    page["after"] = asked.get("after_id", [None])[0]
+    page["before"] = asked.get("before_id", [None])[0]
+    return page
+
+
+def printable(text: str) -> str:
+    """``text`` as a header value: printable ASCII, bounded."""
+    return re.sub(r"[^ -~]", "?", text)[:MAX_HEADER]

@@ -1,0 +1,58 @@
+"""A Fault as a whole answer in the client's dialect: status, body, the headers that tell when to try again."""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+
+from aicore_proxy.gateway.exchange import Fields, Reply
+from aicore_proxy.protocol.dialects import Dialect
+from aicore_proxy.protocol.fault import Fault, Kind
+
+# Where nobody said when to come back. Codex gives up at once on a 429 without a Retry-After; SAP's windows are minutes
+UNTOLD = {Kind.RATE_LIMITED: 10.0, Kind.OVERLOADED: 5.0}
+LONG_WAIT = 60.0
+JSON: Fields = (("content-type", "application/json"),)
+
+_members = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+def refusal(dialect: Dialect, fault: Fault, request_id: str) -> Reply:
+    """The answer to a client of ``dialect`` whose request ended in ``fault``.
+
+    An upstream error of the same dialect goes out as its own bytes, with the request id as the member ``request_id``.
+    """
+    status, body = dialect.encode_fault(fault, request_id)
+    text = _original(dialect, fault, request_id) or msgspec.json.encode(body)
+    return Reply(status, (*JSON, *ids(dialect, request_id), *_retry(fault), *fault.headers), text)
+
+
+def ids(dialect: Dialect, request_id: str) -> Fields:
+    """The header fields that carry the request id: ``x-request-id``, and the dialect's own where that differs."""
+    own = () if dialect.request_id_header == "x-request-id" else ((dialect.request_id_header, request_id),)
+    return (("x-request-id", request_id), *own)
+
+
+def _original(dialect: Dialect, fault: Fault, request_id: str) -> bytes | None:
+    if fault.upstream is None or fault.upstream.dialect != dialect.name:
+        return None
+    try:
+        members = _members.decode(fault.upstream.body)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        return None
+    if not bytes(members.get("error", msgspec.Raw(b""))).lstrip().startswith(b"{"):
+        return None
+    members["request_id"] = msgspec.Raw(msgspec.json.encode(request_id))
+    return msgspec.json.encode(members)
+
+
+def _retry(fault: Fault) -> Fields:
+    seconds = fault.retry_after if fault.retry_after is not None else UNTOLD.get(fault.kind)
+    if fault.kind is Kind.BUDGET_EXHAUSTED:
+        return (("x-should-retry", "false"),)
+    if seconds is None:
+        return ()
+    told = (("retry-after", str(max(1, math.ceil(seconds)))), ("retry-after-ms", str(math.ceil(seconds * 1000))))
+    # An OpenAI SDK ignores a longer wait and hammers, Anthropic's sleeps it out
+    return (*told, ("x-should-retry", "false")) if seconds > LONG_WAIT else told
