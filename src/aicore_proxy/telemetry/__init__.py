@@ -1,0 +1,1 @@
+"""Observers of records: numbers for Prometheus, lines for people."""

@@ -1,0 +1,111 @@
+"""Every test, in four parts, each reported: with coverage; timed; the fuzz; other interpreters. ``make test``.
+
+With arguments it is pytest with these arguments, and nothing else: ``make test ARGS="tests/sap -k token"``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+SUPPORTED = ["3.11", "3.12", "3.13", "3.14", "3.15"]
+QUICK = ["tests/protocol", "tests/backends", "tests/properties", "tests/end_to_end/test_smoke.py"]
+
+
+def run(name: str, *command: str, environ: dict[str, str] | None = None, allowed: tuple[int, ...] = (0,)) -> bool:
+    started = time.monotonic()
+    print(f"\n=== {name}", flush=True)
+    code = subprocess.run(command, cwd=ROOT, env={**os.environ, **(environ or {})}, check=False).returncode
+    print(
+        f"=== {name}: {'ok' if code in allowed else f'failed ({code})'} in {time.monotonic() - started:.0f} s",
+        flush=True,
+    )
+    return code in allowed
+
+
+def clean_environment() -> None:
+    """No credentials, proxies or settings of the person who runs the tests leak into them."""
+    for name in list(os.environ):
+        if (
+            name.startswith(("AICORE_", "VCAP_", "OPENAI_", "ANTHROPIC_"))
+            or name.lower().endswith("_proxy")
+            or name == "PORT"
+        ):
+            del os.environ[name]
+
+
+def covered() -> bool:
+    for old in ROOT.glob(".coverage*"):
+        old.unlink()
+    workers = str(min(4, os.cpu_count() or 2))
+    python = sys.executable
+    passed = run(
+        "Tests with coverage", python, "-m", "coverage", "run", "-m", "pytest", "-q", "-n", workers,
+        "-m", "not timed and not fuzz and not sdk",
+    )  # fmt: skip
+    passed &= run(
+        "Tests with other SDKs' environments", python, "-m", "coverage", "run", "-m", "pytest", "-q", "-m", "sdk"
+    )
+    run("Combine coverage", python, "-m", "coverage", "combine", "-q")
+    return run("Coverage of the package", python, "-m", "coverage", "report", "--skip-covered") and passed
+
+
+def interpreters() -> dict[str, str]:
+    """Version -> path of each supported interpreter found, but the one that runs this."""
+    mine = f"{sys.version_info.major}.{sys.version_info.minor}"
+    found: dict[str, str] = {}
+    places = [Path(folder) for folder in os.get_exec_path()]
+    places += [bin_ for bin_ in Path("~/.pyenv/versions").expanduser().glob("*/bin")]
+    for version in SUPPORTED:
+        for place in places:
+            candidate = shutil.which(f"python{version}", path=str(place))
+            if candidate and version != mine and version not in found and works(candidate, version):
+                found[version] = candidate
+    return found
+
+
+def works(python: str, version: str) -> bool:
+    code = "import sys, venv, ensurepip; print('%d.%d' % sys.version_info[:2])"
+    asked = subprocess.run([python, "-c", code], capture_output=True, text=True, check=False)
+    return asked.returncode == 0 and asked.stdout.strip() == version
+
+
+def elsewhere(version: str, python: str) -> bool:
+    """The pure rooms' tests and a run end to end on another interpreter."""
+    venv = f".venv-{version}"
+    set_up = subprocess.run(
+        ["make", "--silent", f"PYTHON={python}", f"VENV={venv}", f"{venv}/.tested"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if set_up.returncode:
+        print(re.sub(r"https?://\S+", "(a package index)", set_up.stderr[-2000:]))
+        return False
+    return run(
+        f"Python {version}", f"{venv}/bin/python", "-m", "pytest", "-q", "-n", "2", "-m", "not sdk and not fuzz", *QUICK
+    )
+
+
+def main() -> int:
+    clean_environment()
+    if len(sys.argv) > 1:
+        return subprocess.run([sys.executable, "-m", "pytest", *sys.argv[1:]], cwd=ROOT, check=False).returncode
+    results = [covered()]
+    results.append(run("Timed tests", sys.executable, "-m", "pytest", "-q", "-m", "timed and not fuzz and not sdk"))
+    results.append(run("Fuzz", sys.executable, "-m", "pytest", "-q", "-m", "fuzz", allowed=(0,)))
+    others = interpreters()
+    results += [elsewhere(version, python) for version, python in others.items()]
+    print(
+        f"\nInterpreters: {sys.version.split()[0]} (all tests), {', '.join(others) or 'no others found'} (quick tests)"
+    )
+    print("All tests passed." if all(results) else "Some tests FAILED: see above.")
+    return 0 if all(results) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
