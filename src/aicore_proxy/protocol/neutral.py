@@ -367,7 +367,8 @@ def cleared(request: Request, dialect: str, losses: list[Loss]) -> Request:
             case Foreign(dialect=owner, block=block):
                 if owner == dialect:
                     return part
-                losses.append(Loss(f"{path}{block.get('type', 'unknown')}", dialect, reason="block of another API"))
+                name = block.get("type") or next(iter(block), "unknown")
+                losses.append(Loss(f"{path}{name}", dialect, reason="block of another API"))
                 return None
             case ToolResult(content=content):
                 kept = tuple(p for p in (bare(piece, path) for piece in content) if p is not None)

@@ -46,6 +46,10 @@ class Profile(Struct, frozen=True):
     output_schema: bool = True
     signed_calls: bool = False
     """Gemini 3: function calls of the current turn must carry their thought signature."""
+    budgets: tuple[int, int] | None = None
+    """The smallest and the largest thinking budget, where the model has fixed ones (Gemini 2.5)."""
+    stops_thinking: bool = True
+    """Thinking can be turned off."""
 
 
 @lru_cache(maxsize=1024)
@@ -122,14 +126,25 @@ def _openai(gpt: str | None, o_series: str | None, rest: str) -> Profile:
 
 
 def _gemini(version: tuple[int, ...], rest: str) -> Profile:
+    size = rest.strip("-")
+    by_level = version >= (3,)
+    # thinkingBudget per model of 2.5, thinkingLevel of 3 (Google, "Thinking"); penalties: "Penalty is not enabled for
+    # this model" from 2.5 on
+    budgets = (128, 32768) if size.startswith("pro") else (512, 24576) if "lite" in size else (1, 24576)
+    efforts: tuple[str, ...] = ("minimal", "low", "medium", "high")
+    if size.startswith("pro"):
+        efforts = ("low", "high") if version == (3,) else ("low", "medium", "high")
     return Profile(
         family="gemini",
         version=version,
-        size=rest.strip("-"),
-        thinking="level" if version >= (3,) else "budget" if version >= (2, 5) else None,
-        efforts=("minimal", "low", "medium", "high") if version >= (3,) else (),
+        size=size,
+        thinking="level" if by_level else "budget" if version >= (2, 5) else None,
+        refuses=frozenset({"presence_penalty", "frequency_penalty"}) if version >= (2, 5) else frozenset(),
+        efforts=efforts if by_level else (),
         max_output=65536 if version >= (2, 5) else 8192,
-        signed_calls=version >= (3,),
+        signed_calls=by_level,
+        budgets=budgets if version >= (2, 5) and not by_level else None,
+        stops_thinking=not by_level and not size.startswith("pro"),
     )
 
 
