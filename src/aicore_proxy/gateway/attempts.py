@@ -77,7 +77,8 @@ class Asked(Struct, frozen=True):
 def answering(call: Call, undo: Undo = NO_UNDO) -> Answering:
     """Whom the answer is for. A relay needs no neutral request, so none is decoded for it."""
     request = call.__dict__.get("request") or Request(call.dialect.name, call.model, (), stream=call.stream)
-    return Answering(request, carried(call.dialect.home), undo, call.id.replace("-", "")[:24], int(time.time()))
+    fresh_id = call.id.replace("-", "")[:24]
+    return Answering(request, carried(call.dialect.home), undo, fresh_id, int(time.time()), call.id)
 
 
 class Attempts:
@@ -233,25 +234,25 @@ class Attempts:
     ) -> AsyncGenerator[bytes, None]:
         """What goes to the client of one attempt. Raises its Fault while another deployment may still answer."""
         pipe = asked.pipe(call, response.headers.get("content-type", ""))
-        async with aclosing(response.chunks()) as chunks:
-            try:
-                yield await _first_content(chunks, pipe, call.deadline)
-                async for chunk in chunks:
-                    if (frame := pipe.feed(chunk)) != b"":
-                        yield frame
-                    if pipe.finished:
-                        break
-                if (last := pipe.end()) != b"":
-                    yield last
-            except UpstreamError as error:
-                if not pipe.started:
-                    raise
-                yield pipe.fail(fault_of_connection(error, attempt.deployment))
-                self._settle(call, attempt, Outcome.UNAVAILABLE, "cut")
-                return
-            if pipe.fault is None:
-                # The terminating chunk is usually here already: read it, and the connection can serve again
-                await _drain(chunks)
+        chunks = response.chunks()
+        try:
+            yield await _first_content(chunks, pipe, call.deadline)
+            async for chunk in chunks:
+                if (frame := pipe.feed(chunk)) != b"":
+                    yield frame
+                if pipe.finished:
+                    break
+            if (last := pipe.end()) != b"":
+                yield last
+        except UpstreamError as error:
+            if not pipe.started:
+                raise
+            yield pipe.fail(fault_of_connection(error, attempt.deployment))
+            self._settle(call, attempt, Outcome.UNAVAILABLE, "cut")
+            return
+        if pipe.fault is None:
+            # The terminating chunk is usually here already: read it, and the connection can serve again
+            await _drain(chunks)
         self._settle(call, attempt, Outcome.OK if pipe.fault is None else outcome_of(pipe.fault))
 
     def _failed(self, call: Call, attempt: Attempt, error: Fault | UpstreamError) -> Fault:

@@ -254,6 +254,7 @@ class Start(Struct, frozen=True, tag=True):
     model: str
     usage: Usage | None = None
     created: int = 0
+    extras: Extras = NOTHING
 
 
 class Open(Struct, frozen=True, tag=True):

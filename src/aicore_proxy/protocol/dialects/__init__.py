@@ -61,13 +61,15 @@ class Target(Struct, frozen=True):
 class Answering(Struct, frozen=True):
     """Whom an answer is encoded for: the request it answers (its ``model`` is what the client is told, its
     ``stream_usage``, ``n`` and ``reasoning.visible`` are heeded), its ``undo``, the sealer towards the client, an id
-    to use where the upstream gave none (without prefix), and the time (Unix seconds)."""
+    to use where the upstream gave none (without prefix), the time (Unix seconds), and the request id that an error
+    event tells."""
 
     request: Request
     sealer: Sealer
     undo: Undo = Undo()
     fresh_id: str = ""
     now: int = 0
+    request_id: str = ""
 
 
 class Dialect(Struct, frozen=True):
@@ -80,7 +82,8 @@ class Dialect(Struct, frozen=True):
     cannot be taken is a Loss. ``decode_response`` raises Fault(UPSTREAM_FAILED) on what is no answer of the dialect.
     ``decode_fault(status, headers, body)`` reads an error answer's JSON body (already known to be an object) or None
     if it is not of this dialect. ``encode_fault(fault, request_id)`` is (status, body). ``answers``: top-level members
-    one of which every whole answer has.
+    one of which every whole answer has. ``ending``: the frames that end an orderly stream, where the dialect has any
+    (``message_stop``, ``[DONE]``).
     """
 
     name: str
@@ -97,4 +100,5 @@ class Dialect(Struct, frozen=True):
     keepalive: bytes
     notable: tuple[bytes, ...]
     answers: tuple[str, ...] = ()
+    ending: bytes = b""
     request_id_header: str = "x-request-id"
