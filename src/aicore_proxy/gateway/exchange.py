@@ -129,7 +129,8 @@ class StreamReply:
     before the first chunk is there, or ``Timings.hold`` has passed; then it sends ``head()`` (called once, at that
     moment, so that it can name the deployment that answered) and, while nothing comes, ``keepalive``; afterwards one
     write per chunk. A Fault raised by ``chunks`` ends the answer: ``refuse(fault)`` gives it as a whole Reply while no
-    status was sent, ``fail(fault)`` as the bytes of the dialect's error event afterwards. Whatever else it raises is a
+    status was sent (one without a ``close`` of its own), ``fail(fault)`` as the bytes of the dialect's error event
+    afterwards. Whatever else it raises is a
     bug: the edge logs it and makes a Fault INTERNAL of it. ``chunks`` is closed (``aclose``) before ``close``.
     """
 

@@ -38,7 +38,7 @@ class Limits(Struct, frozen=True):
     head_time: float = 20.0
     """For a head, from its first byte."""
     idle: float = 75.0
-    """For a connection without a request, new or kept alive; and for one that is being closed to take its last bytes."""
+    """For a connection without a request, new or kept alive; for a closing one until its last bytes are taken."""
     held: int = 256 * 1024
     """Of a body that the application has not asked for yet, and of pipelined requests: then reading stops."""
     pipelined: int = 8
@@ -108,7 +108,7 @@ class EdgeProtocol(asyncio.Protocol):
         self._server_state = server_state
         self._app_state = app_state
         self._loop = _loop or asyncio.get_running_loop()
-        self._parser = httptools.HttpRequestParser(self)
+        self._parser: httptools.HttpRequestParser | None = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport
         self._scheme = "http"
         self._client: tuple[str, int] | None = None
@@ -149,13 +149,13 @@ class EdgeProtocol(asyncio.Protocol):
         self._expect(self._limits.idle)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._server_state.connections.discard(self)  # type: ignore[arg-type]
+        self._server_state.connections.discard(self)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         self._drop = True
         self._leave()
-        self.resume_writing()
+        self._parser = None  # it holds our methods: a cycle that only the garbage collector would find
 
     def eof_received(self) -> bool:
         # FIN: a client that left cannot be told from one that only half-closed, and a model must not go on for nobody.
@@ -223,14 +223,17 @@ class EdgeProtocol(asyncio.Protocol):
             raise refusal(431, f"The request head is larger than {self._limits.head} bytes.")
         if len(self._fields) >= self._limits.fields:
             raise refusal(431, f"The request has more than {self._limits.fields} header fields.")
-        # A trailer counts against the same limits and is dropped: fields may not change once the head was judged.
+        # Trailers count against the same limits and are dropped: fields may not change once the head was judged.
         self._fields.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         if self._replaying:
             return
-        method = self._parser.get_method().decode("ascii")
-        version = self._parser.get_http_version()
+        parser = self._parser
+        if parser is None:
+            return
+        method = parser.get_method().decode("ascii")
+        version = parser.get_http_version()
         path, raw_path, query = self._judge_target(method)
         expects = self._judge_fields(version)
         scope = {
@@ -248,10 +251,8 @@ class EdgeProtocol(asyncio.Protocol):
             "headers": self._fields,
             "state": self._app_state.copy(),
         }
-        # An upgrade is declined by not taking it up (RFC 9110, 7.8): the request is answered in HTTP/1.1.
-        keep_alive = self._parser.should_keep_alive() or (version == "1.1" and self._parser.should_upgrade())
-        self._fields = [*self._fields]
-        exchange = Exchange(self, scope, keep_alive=keep_alive and not self._closing(), expects=expects)
+        self._fields = []  # what follows are trailers
+        exchange = Exchange(self, scope, keep_alive=parser.should_keep_alive(), expects=expects)
         self._in_head = False
         self._reading = exchange
         if self._current is None:
@@ -282,24 +283,32 @@ class EdgeProtocol(asyncio.Protocol):
             self._pause_reading()
 
     def _feed(self, data: bytes) -> None:
+        if self._parser is None:
+            return
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            # llhttp stops here, and it skipped the body. A fresh parser reads on as if no upgrade had been asked for.
-            exchange = self._current if not self._queue else self._queue[-1]
-            if exchange is None:
-                return
-            self._reading = exchange
-            exchange.reopen()
-            self._parser = httptools.HttpRequestParser(self)
-            self._replaying = True
-            try:
-                self._parser.feed_data(_plain_head(exchange.scope["headers"]))
-            finally:
-                self._replaying = False
-            rest = data[upgrade.args[0] :]
-            if rest:
-                self._feed(rest)
+            self._decline_upgrade(data[upgrade.args[0] :])
+
+    def _decline_upgrade(self, rest: bytes) -> None:
+        """An upgrade is declined by not taking it up (RFC 9110, 7.8): the request is answered in HTTP/1.1.
+
+        llhttp stops at it and skips the body, so a fresh parser reads on, as if the head had asked for nothing.
+        """
+        exchange = self._queue[-1] if self._queue else self._current
+        if exchange is None:
+            return
+        exchange.complete = False  # its task has not begun to run
+        self._reading = exchange
+        self._drop = False
+        self._parser = httptools.HttpRequestParser(self)
+        self._replaying = True
+        try:
+            self._parser.feed_data(_plain_head(exchange.scope["headers"]))
+        finally:
+            self._replaying = False
+        if rest and not self._drop:
+            self._feed(rest)
 
     # --- judging a head
 
@@ -407,6 +416,7 @@ class EdgeProtocol(asyncio.Protocol):
         for exchange in (current, *waiting):
             if exchange is not None:
                 exchange.leave()
+        self.resume_writing()  # whoever waits for room need not wait for what nobody takes
 
     def abandon(self, exchange: Exchange) -> None:
         """The application failed in mid-answer: cut the connection, so that nobody takes the answer for whole."""
@@ -476,8 +486,10 @@ class EdgeProtocol(asyncio.Protocol):
             return  # a request is being answered: its times are the application's
         if self._loop.time() < self._deadline:
             self._timer = self._loop.call_at(self._deadline, self._look)
-        elif self._lingering or self._transport.is_closing():
+        elif self._transport.is_closing() or (self._lingering and self._transport.get_write_buffer_size() == 0):
             self._transport.abort()
+        elif self._lingering:
+            self._close()
         elif self._in_head:
             self._break(refusal(408, f"The request head was not complete after {self._limits.head_time:g} s."))
         else:
@@ -510,9 +522,6 @@ class EdgeProtocol(asyncio.Protocol):
     def default_headers(self) -> list[tuple[bytes, bytes]]:
         """The date, as uvicorn's server keeps it."""
         return self._server_state.default_headers
-
-    def _closing(self) -> bool:
-        return self._transport.is_closing()
 
 
 def _address(pair: object) -> tuple[str, int] | None:

@@ -1,0 +1,406 @@
+"""Raw ASGI in, ClientRequest and Reply out: the edge's half of the seam to the gateway (gateway/exchange.py).
+
+Works on any ASGI server; what the server must do by itself (limits and deadlines of a head, framing) is edge.py's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import re
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
+from typing import Any, TypeAlias
+
+from aicore_proxy.gateway.exchange import ClientRequest, Ending, Fields, Handler, Reply, StreamReply, Timings
+from aicore_proxy.protocol.fault import Fault, Kind
+from aicore_proxy.server.inflate import coding_of, inflate, too_large
+
+log = logging.getLogger("aicore_proxy.edge")
+
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+
+GUARDS = [(b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff")]
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+UNCLAIMED = 1024 * 1024
+"""Bytes of a body that are read before anybody asked for it."""
+SLICE = 256 * 1024
+"""A large whole answer is written in pieces, so that a slow reader can be told from a stuck one."""
+INFLATING = 2
+"""Bodies inflated at once."""
+
+
+class Endpoint:
+    """An ASGI application that hands every request to one Handler. Owns the count of requests in flight."""
+
+    def __init__(
+        self, handler: Handler, timings: Timings | None = None, count: Callable[[int], None] = lambda _: None
+    ) -> None:
+        """``count`` is told +1 and -1 as requests come and go."""
+        self._handler = handler
+        self._timings = timings or Timings()
+        self._count = count
+        self._request_ids = RequestIds()
+        self._inflating = asyncio.Semaphore(INFLATING)
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            raise RuntimeError(f"The model API does not speak {scope['type']}.")
+        self._count(1)
+        try:
+            conversation = Conversation(
+                scope,
+                receive,
+                send,
+                timings=self._timings,
+                inflating=self._inflating,
+                request_ids=self._request_ids,
+            )
+            await conversation.run(self._handler)
+        finally:
+            self._count(-1)
+
+
+class RequestIds:
+    """Request ids: ``req_`` and 24 hexadecimal digits, random. Owns a block of random bytes."""
+
+    def __init__(self) -> None:
+        self._block = ""
+        self._position = 0
+
+    def __call__(self, given: str | None) -> str:
+        """The client's own id where it is fit for headers and logs, else a new one."""
+        if given is not None and REQUEST_ID.fullmatch(given) is not None:
+            return given
+        if self._position >= len(self._block):
+            self._block, self._position = os.urandom(3072).hex(), 0
+        start = self._position
+        self._position = start + 24
+        return "req_" + self._block[start : self._position]
+
+
+class Conversation:
+    """One request and its reply. Owns the watcher, the timer and a keep-alive that is being written.
+
+    The watcher waits for the client's leaving from the first moment, and then cancels the task that serves it.
+    """
+
+    def __init__(
+        self,
+        scope: MutableMapping[str, Any],
+        receive: Receive,
+        send: Send,
+        *,
+        timings: Timings,
+        inflating: asyncio.Semaphore,
+        request_ids: RequestIds,
+    ) -> None:
+        self._receive = receive
+        self._send = send
+        self._timings = timings
+        self._inflating = inflating
+        self._loop = asyncio.get_running_loop()
+        self._task = asyncio.current_task()
+        self._gone = asyncio.Event()
+        self._cancelled = False
+        self._request = self._asked(scope, request_ids)
+        # The body.
+        self._pieces: list[bytes] = []
+        self._size = 0
+        self._messages = 0
+        self._complete = False
+        self._unwanted = False
+        self._claimed = asyncio.Event()
+        self._pulling = asyncio.Lock()
+        # The answer.
+        self._streaming: StreamReply | None = None
+        self._finishing = False
+        self._writing = False
+        self._last = 0.0
+        self._hold_until = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._beat: asyncio.Task[None] | None = None
+
+    def _asked(self, scope: MutableMapping[str, Any], request_ids: RequestIds) -> ClientRequest:
+        fields: list[tuple[bytes, bytes]] = scope["headers"]
+        given = next((value.decode("latin-1") for name, value in fields if name == b"x-request-id"), None)
+        client = scope.get("client")
+        return ClientRequest(
+            method=scope["method"],
+            path=scope["path"],
+            query=scope["query_string"],
+            fields=fields,
+            address=client[0] if client else "",
+            request_id=request_ids(given),
+            received=time.monotonic(),
+            gone=self._gone,
+            read=self._body,
+        )
+
+    async def run(self, handler: Handler) -> None:
+        """Serves the request. Returns when the reply is written and closed, or the client gone and all of it undone.
+
+        Raises ConnectionAbortedError, for the server to cut the connection, after a client that takes nothing.
+        """
+        watcher = self._loop.create_task(self._watch())
+        reply: Reply | StreamReply | None = None
+        ending: Ending = "failed"
+        try:
+            reply = await self._handled(handler)
+            ending = await self._pour(reply) if isinstance(reply, StreamReply) else await self._put(reply)
+        except asyncio.CancelledError:
+            ending = "client_gone" if self._cancelled else "failed"
+            if not self._cancelled or (self._task is not None and self._task.uncancel() > 0):
+                raise
+            self._cancelled = False
+        finally:
+            await self._end(watcher, reply, ending)
+        if ending == "client_gone" and not self._gone.is_set():
+            raise ConnectionAbortedError("The client took nothing of its answer for too long.")
+
+    async def _handled(self, handler: Handler) -> Reply | StreamReply:
+        try:
+            return await handler(self._request)
+        except Fault as fault:
+            return bare(fault, self._request.request_id)
+        except Exception as crash:
+            log.error("The request %s met a bug", self._request.request_id, exc_info=crash)
+            return bare(bug(), self._request.request_id)
+
+    async def _end(self, watcher: asyncio.Task[None], reply: Reply | StreamReply | None, ending: Ending) -> None:
+        """Ends what this owns, then closes the reply: the one place for it, on every way out."""
+        if self._timer is not None:
+            self._timer.cancel()
+        watcher.cancel()
+        try:
+            if self._cancelled:  # the client left in the moment when all was done: the cancellation is still to come
+                with suppress(asyncio.CancelledError):
+                    await asyncio.sleep(0)
+                if self._task is not None:
+                    self._task.uncancel()
+            await ended(watcher)
+            if self._beat is not None:
+                self._beat.cancel()
+                await ended(self._beat)
+        finally:
+            try:
+                if isinstance(reply, StreamReply):
+                    await closed(reply.chunks)
+            finally:
+                if reply is not None:
+                    await reply.close(ending)
+
+    # --- the request
+
+    async def _watch(self) -> None:
+        """Reads on, whoever else wants to: only so does a server tell that the client has left."""
+        if (self._request.header("expect") or "").lower() == "100-continue":
+            await self._claimed.wait()  # reading would invite a body that may yet be refused
+        while not self._gone.is_set():
+            if self._size > UNCLAIMED and not self._claimed.is_set():
+                await self._claimed.wait()
+            await self._pull()
+            if self._finishing:
+                return
+
+    async def _pull(self) -> None:
+        """Takes one message from the server, or lets whoever is at it."""
+        seen = self._messages
+        async with self._pulling:
+            if self._messages != seen:
+                return
+            message = await self._receive()
+            self._messages += 1
+        if message["type"] == "http.disconnect":
+            if not self._finishing:
+                self._gone.set()
+                self._cancel()
+            return
+        piece: bytes = message.get("body", b"")
+        if piece and not self._unwanted:
+            self._pieces.append(piece)
+            self._size += len(piece)
+        self._complete = not message.get("more_body", False)
+
+    def _cancel(self) -> None:
+        if not self._cancelled and self._task is not None:
+            self._cancelled = True
+            self._task.cancel()
+
+    async def _body(self, limit: int) -> bytes:
+        coding = coding_of(self._request.all("content-encoding"))
+        declared = self._request.header("content-length")
+        if declared is not None and declared.isdigit() and int(declared) > limit:
+            raise too_large(limit)
+        self._claimed.set()
+        try:
+            await self._read(limit)
+        except Fault:
+            self._unwanted = True
+            self._pieces.clear()
+            raise
+        data = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        self._pieces.clear()
+        if coding is not None:
+            async with self._inflating:
+                data = await self._loop.run_in_executor(None, inflate, data, coding, limit)
+        self._request.complete = time.monotonic()
+        return data
+
+    async def _read(self, limit: int) -> None:
+        began = self._loop.time()
+        while not self._complete:
+            in_all = began + self._timings.body_time + self._size / self._timings.body_rate - self._loop.time()
+            try:
+                async with asyncio.timeout(min(self._timings.body_gap, in_all)):
+                    await self._pull()
+            except TimeoutError:
+                words = "The request body did not come in time."
+                raise Fault(Kind.TIMEOUT, words, status=408, code="request_timeout") from None
+            if self._gone.is_set():
+                await asyncio.sleep(0)  # the cancellation lands here
+            if self._size > limit:
+                raise too_large(limit)
+
+    # --- the answer
+
+    async def _put(self, reply: Reply) -> Ending:
+        """Writes a whole answer."""
+        body = reply.body
+        length = (b"content-length", b"%d" % len(body))
+        await self._begin(reply.status, reply.headers, length)
+        if len(body) > SLICE:
+            self._last = self._loop.time()
+            self._timer = self._loop.call_later(self._timings.stuck, self._tick)
+            view = memoryview(body)
+            last = (len(body) - 1) // SLICE * SLICE
+            for start in range(0, last, SLICE):
+                await self._write(view[start : start + SLICE])
+            body = bytes(view[last:])
+        await self._finish(body)
+        return "sent"
+
+    async def _pour(self, reply: StreamReply) -> Ending:
+        """Writes an answer in pieces: one chunk in, one write out."""
+        self._streaming = reply
+        waited = time.monotonic() - (self._request.complete or self._request.received)
+        self._last = self._loop.time()
+        self._hold_until = self._last + max(0.0, self._timings.hold - waited)
+        self._timer = self._loop.call_at(min(self._hold_until, self._last + self._timings.keepalive), self._tick)
+        try:
+            async for chunk in reply.chunks:
+                if self._beat is not None:
+                    await self._beaten()
+                if not reply.status_sent:
+                    await self._open(reply)
+                if chunk:
+                    await self._write(chunk)
+        except Fault as fault:
+            return await self._fail(reply, fault)
+        except Exception as crash:
+            log.error("The answer to %s met a bug", self._request.request_id, exc_info=crash)
+            return await self._fail(reply, bug())
+        await self._beaten()
+        if not reply.status_sent:
+            await self._open(reply)
+        await self._finish(b"")
+        return "sent"
+
+    async def _fail(self, reply: StreamReply, fault: Fault) -> Ending:
+        """A fault is a status as long as none was sent, an event of the dialect afterwards."""
+        await self._beaten()
+        self._streaming = None
+        if reply.status_sent:
+            await self._finish(reply.fail(fault))
+        else:
+            await self._put(reply.refuse(fault))
+        return "failed"
+
+    async def _open(self, reply: StreamReply) -> None:
+        head = reply.head()
+        reply.status_sent = True
+        await self._begin(head.status, head.headers)
+
+    async def _begin(self, status: int, headers: Fields, *further: tuple[bytes, bytes]) -> None:
+        fields = [(name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in headers]
+        await self._send({"type": "http.response.start", "status": status, "headers": [*fields, *GUARDS, *further]})
+
+    async def _write(self, piece: bytes | memoryview) -> None:
+        self._writing = True
+        self._last = self._loop.time()
+        await self._send({"type": "http.response.body", "body": piece, "more_body": True})
+        self._writing = False
+        self._last = self._loop.time()
+
+    async def _finish(self, piece: bytes) -> None:
+        self._finishing = self._writing = True
+        self._last = self._loop.time()
+        await self._send({"type": "http.response.body", "body": piece, "more_body": False})
+
+    # --- time
+
+    def _tick(self) -> None:
+        """Looks whether the client is due a keep-alive, or takes nothing; sets itself again."""
+        now = self._loop.time()
+        reply = self._streaming
+        if self._writing:
+            due = self._last + self._timings.stuck
+            if now >= due:
+                self._cancel()
+                return
+        elif reply is None:
+            due = now + self._timings.stuck
+        else:
+            due = self._last + self._timings.keepalive if reply.status_sent else self._hold_until
+            if now >= due:
+                self._beat = self._loop.create_task(self._keep_alive(reply))
+                due = now + self._timings.keepalive
+        self._timer = self._loop.call_at(min(due, now + self._timings.keepalive), self._tick)
+
+    async def _keep_alive(self, reply: StreamReply) -> None:
+        if not reply.status_sent:
+            await self._open(reply)
+        await self._write(reply.keepalive)
+
+    async def _beaten(self) -> None:
+        """Waits until a keep-alive that is being written is written."""
+        beat, self._beat = self._beat, None
+        if beat is not None:
+            await beat
+
+
+def bug() -> Fault:
+    """What a client is told of an error of ours."""
+    return Fault(Kind.INTERNAL, "The proxy failed. The request id names the log entry.", code="internal_error")
+
+
+def bare(fault: Fault, request_id: str) -> Reply:
+    """A Fault as an answer without a dialect."""
+    kind = "server_error" if fault.status >= 500 else "invalid_request_error"
+    error = {"message": fault.message, "type": kind, "param": fault.param, "code": fault.code}
+    body = json.dumps({"error": error, "request_id": request_id}).encode()
+    fields = (("content-type", "application/json"), ("x-request-id", request_id), *fault.headers)
+    return Reply(fault.status, fields, body)
+
+
+async def ended(task: asyncio.Task[None]) -> None:
+    """Waits for a task that was cancelled. Raises CancelledError only where the waiting one is cancelled itself."""
+    try:
+        await task
+    except asyncio.CancelledError:
+        if not task.cancelled():
+            raise
+    except Exception as crash:
+        log.error("A watcher or keep-alive failed", exc_info=crash)
+
+
+async def closed(chunks: object) -> None:
+    """Closes a generator, at whatever piece it stands; another iterator has nothing to close."""
+    aclose: Callable[[], Awaitable[None]] | None = getattr(chunks, "aclose", None)
+    if aclose is not None:
+        await aclose()
