@@ -1,0 +1,20 @@
+"""The command ``aicore-proxy``: one module per command."""
+
+from __future__ import annotations
+
+import click
+
+from aicore_proxy import __version__
+from aicore_proxy.cli.serve import run, serve
+from aicore_proxy.cli.simulate import simulate
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="aicore-proxy")
+def main() -> None:
+    """An LLM proxy for SAP AI Core: OpenAI and Anthropic clients on every model family."""
+
+
+main.add_command(run)
+main.add_command(serve)
+main.add_command(simulate)

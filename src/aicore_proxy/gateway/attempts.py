@@ -78,6 +78,7 @@ def answering(call: Call, undo: Undo = NO_UNDO) -> Answering:
     """Whom the answer is for. A relay needs no neutral request, so none is decoded for it."""
     request = call.__dict__.get("request") or Request(call.dialect.name, call.model, (), stream=call.stream)
     fresh_id = call.id.replace("-", "")[:24]
+    fresh = "".join(c for c in call.id.removeprefix("req_") if c.isalnum())[:24]
     return Answering(request, carried(call.dialect.home), undo, fresh_id, int(time.time()), call.id)
 
 

@@ -1,0 +1,116 @@
+"""Builds everything, once: rooms get plain values and each other. The whole dependency injection."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from ipaddress import ip_address
+
+from starlette.requests import Request
+from starlette.types import ASGIApp
+
+from aicore_proxy.backends import Backend
+from aicore_proxy.backends.aws_bedrock import AwsBedrock
+from aicore_proxy.backends.azure_openai import AzureOpenAI
+from aicore_proxy.backends.gcp_vertexai import GcpVertexAI
+from aicore_proxy.config.settings import Settings
+from aicore_proxy.gateway.attempts import Attempts, Patience
+from aicore_proxy.gateway.exchange import Timings
+from aicore_proxy.gateway.gateway import Gateway, Landscape
+from aicore_proxy.gateway.keys import Keys, presented
+from aicore_proxy.gateway.seals import SealKeeper
+from aicore_proxy.protocol.dialects import Dialect, anthropic_messages, gemini, openai_chat
+from aicore_proxy.routing.router import Router
+from aicore_proxy.routing.strategies import RoundRobin
+from aicore_proxy.sap.credentials import ServiceKey
+from aicore_proxy.sap.discovery import Discovery
+from aicore_proxy.sap.token import TokenProvider
+from aicore_proxy.server import asgi
+from aicore_proxy.server.application import build_application
+from aicore_proxy.server.edge import Limits
+from aicore_proxy.server.endpoints import Endpoints
+from aicore_proxy.tasks import Supervisor
+from aicore_proxy.telemetry.metrics import Metrics
+from aicore_proxy.telemetry.observer import Telemetry
+from aicore_proxy.upstream import AiohttpUpstream, Proxies, tls_context
+
+DIALECTS: Mapping[str, Dialect] = {
+    dialect.name: dialect for dialect in (openai_chat.DIALECT, anthropic_messages.DIALECT, gemini.DIALECT)
+}
+BACKENDS: Mapping[str, Backend] = {
+    "azure-openai": AzureOpenAI(),
+    "aws-bedrock": AwsBedrock(),
+    "gcp-vertexai": GcpVertexAI(),
+}
+
+
+class Proxy:
+    """A whole proxy. Owns its parts' lives: ``start`` and ``aclose`` belong to one event loop."""
+
+    def __init__(self, settings: Settings, api_key: str, service_keys: Sequence[ServiceKey]) -> None:
+        self.settings = settings
+        self.metrics = Metrics()
+        self.supervisor = Supervisor()
+        self._upstream = AiohttpUpstream(
+            tls=tls_context(os.environ), proxies=Proxies.from_environ(os.environ), keepalive=settings.pool_idle
+        )
+        self._keys = Keys([("default", api_key)])
+        self._tokens = {key.name: TokenProvider(key, self._upstream, self.supervisor) for key in service_keys}
+        self.landscape = Landscape(self._look_again, self._look_soon)
+        self.discovery = Discovery()
+        self.application = self._application()
+
+    def ready(self) -> bool:
+        """Whether a request could be served: at least one deployment is known."""
+        return bool(self.landscape.catalog.by_name)
+
+    async def start(self) -> None:
+        """Starts what runs in the background; does not wait for SAP."""
+        self.supervisor.start("loop lag", self.metrics.watch_loop_lag())
+
+    async def aclose(self) -> None:
+        """Ends everything."""
+        await self.supervisor.aclose()
+        await self._upstream.close()
+
+    def _application(self) -> ASGIApp:
+        settings = self.settings
+        attempts = Attempts(
+            router=Router(RoundRobin(), settings.max_attempts),
+            backends=BACKENDS,
+            dialects=DIALECTS,
+            tokens=self._tokens,
+            upstream=self._upstream,
+            observer=Telemetry(self.metrics),
+            patience=Patience(
+                settings.connect_timeout,
+                settings.first_byte_timeout,
+                settings.stream_head_timeout,
+                settings.between_bytes_timeout,
+            ),
+            gone_missing=self._look_soon,
+        )
+        gateway = Gateway(
+            keys=self._keys,
+            landscape=self.landscape,
+            attempts=attempts,
+            observer=Telemetry(self.metrics),
+            seals=SealKeeper(),
+            body_limit=settings.body_limit,
+            deadline=settings.deadline,
+        )
+        endpoints = Endpoints(gateway, DIALECTS, {"/v1/messages": anthropic_messages.refuse_thread})
+        timings = Timings(
+            hold=settings.hold,
+            keepalive=settings.keepalive,
+            body_gap=settings.body_gap_timeout,
+            stuck=settings.stuck_timeout,
+        )
+        return build_application(
+            model_api=asgi.Endpoint(endpoints, timings, self.metrics.in_flight.inc),
+            ready=self.ready,
+            exposition=self.metrics.exposition,
+            may_see_metrics=self._may_see_metrics,
+            openapi=settings.openapi,
+            cors_origins=tuple(origin.strip() for origin in settings.cors_origins.split(",") if origin.strip()),
+        )
