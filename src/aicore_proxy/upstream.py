@@ -14,7 +14,7 @@ import functools
 import socket
 import ssl
 import zlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextvars import ContextVar
 from enum import Enum
 from pathlib import Path
@@ -531,7 +531,8 @@ class _Connector(aiohttp.TCPConnector):
             keepalive_timeout=keepalive,
             force_close=keepalive is None,
         )
-        self._factory: functools.partial[ResponseHandler] = functools.partial(_Connection, loop=self._loop)
+        connection: Callable[..., ResponseHandler] = _Connection
+        self._factory = functools.partial(connection, loop=self._loop)
 
     async def connect(self, req: ClientRequest, traces: list[Trace], timeout: ClientTimeout) -> Connection:  # noqa: ASYNC109
         connection = await super().connect(req, traces, timeout)
