@@ -14,6 +14,7 @@ from aicore_proxy.protocol.neutral import (
     Candidate,
     Close,
     Delta,
+    Done,
     Event,
     Extras,
     Failure,
@@ -104,8 +105,7 @@ def fold(events: Iterable[Event]) -> Response:
 
 
 def unfold(response: Response) -> list[Event]:
-    """The events of a stream that tells ``response``: ``fold(unfold(response)) == response``, for answers of at least
-    one candidate."""
+    """The events of a stream that tells ``response``: ``fold(unfold(response)) == response``."""
     usage = response.usage
     known = replace(usage, output=0, reasoning=0) if usage else None
     events: list[Event] = [Start(response.id, response.model, known, response.created, response.extras)]
@@ -116,19 +116,23 @@ def unfold(response: Response) -> list[Event]:
         counted = usage if number == last else None
         stop = candidate.stop_sequence
         events.append(Finish(candidate.finish, counted, stop, number, candidate.extras))
-    return events
+    if usage and not response.candidates:
+        events.append(Tally(usage))
+    return [*events, Done()]
 
 
 def _told(part: Part, index: int, candidate: int) -> list[Event]:
     """One part's events. A redacted thought and a call come with their seal: there is nothing to wait for."""
-    opened, text, seal = part, "", None
+    opened: Part = part
+    text = ""
+    seal: Seal | None = None
     match part:
-        case Text(text=text):
-            opened = replace(part, text="")
-        case Reasoning(text=text, seal=seal, redacted=False):
-            opened = replace(part, text="", seal=None)
-        case ToolCall(arguments=text):
-            opened = replace(part, arguments="")
+        case Text():
+            opened, text = replace(part, text=""), part.text
+        case Reasoning(redacted=False):
+            opened, text, seal = replace(part, text="", seal=None), part.text, part.seal
+        case ToolCall():
+            opened, text = replace(part, arguments=""), part.arguments
         case _:
             pass
     events: list[Event] = [Open(index, opened, candidate)]

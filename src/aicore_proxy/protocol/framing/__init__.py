@@ -8,6 +8,8 @@ from aicore_proxy.protocol.framing.aws_event_stream import AwsEventStreamDecoder
 from aicore_proxy.protocol.framing.frame import Frame
 from aicore_proxy.protocol.framing.sse import SseDecoder
 
+__all__ = ["AwsEventStreamDecoder", "Frame", "Framer", "SseDecoder", "framer_for"]
+
 
 class Framer(Protocol):
     """Reads one stream. ``feed`` and ``end`` raise Fault(UPSTREAM_FAILED) on bytes that can be no frame; whole frames

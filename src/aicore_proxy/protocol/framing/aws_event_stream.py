@@ -58,7 +58,7 @@ class AwsEventStreamDecoder:
         try:
             for raw in self._messages():
                 if (frame := _frame(raw)) is not None:
-                    frames.append(frame)
+                    frames.append(frame)  # noqa: PERF401  those before a fault are given
         except Fault as fault:
             self._fault = fault
             if not frames:

@@ -1,0 +1,403 @@
+"""One stream from an upstream's bytes to the client's: relayed in the same dialect, or translated.
+
+Nothing leaves before the first content event, so that another deployment may answer until then. After it a fault is
+the client's dialect's error event: a stream never ends silently before its finish.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+import msgspec
+
+from aicore_proxy.protocol.dialects import Answering, Dialect
+from aicore_proxy.protocol.fault import Fault, Kind
+from aicore_proxy.protocol.fold import fold, unfold
+from aicore_proxy.protocol.framing import Frame, Framer, SseDecoder
+from aicore_proxy.protocol.neutral import (
+    Delta,
+    Done,
+    Event,
+    Failure,
+    Finish,
+    FinishReason,
+    Json,
+    Open,
+    Sealed,
+    Start,
+    Tally,
+    Usage,
+)
+from aicore_proxy.protocol.undo import Restoring
+
+HELD_LIMIT = 8 * 1024 * 1024
+"""Bytes kept back before the first content."""
+
+Observe = Callable[[Event], None]
+
+
+class Pipe(Protocol):
+    """One attempt's stream. ``started``: the first content event was seen. ``finished``: the terminal event was
+    written; what comes later is ignored. ``fault``: what ended the stream; before content nothing was written of it,
+    after content its error event was. ``finishes``: why each candidate ended."""
+
+    @property
+    def started(self) -> bool: ...
+    @property
+    def finished(self) -> bool: ...
+    @property
+    def fault(self) -> Fault | None: ...
+    @property
+    def usage(self) -> Usage | None: ...
+    @property
+    def finishes(self) -> Mapping[int, FinishReason]: ...
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Whole frames for the client; empty while content has not begun. Never raises a Fault."""
+        ...
+
+    def end(self) -> bytes:
+        """The upstream closed in an orderly way: what is missing of the end, or the error event."""
+        ...
+
+    def fail(self, fault: Fault) -> bytes:
+        """The error event for a fault from outside (a cut, a timeout)."""
+        ...
+
+
+class Progress:
+    """How far a stream is. Owned by its pipe."""
+
+    __slots__ = ("complete", "fault", "finished", "finishes", "started", "unfinished", "usage")
+
+    def __init__(self) -> None:
+        self.started = False
+        self.finished = False
+        self.complete = False
+        """The upstream said that this is all."""
+        self.fault: Fault | None = None
+        self.usage: Usage | None = None
+        self.finishes: dict[int, FinishReason] = {}
+        self.unfinished: set[int] = set()
+
+    def over(self) -> bool:
+        """Whether nothing more is to be read."""
+        return self.finished or self.fault is not None
+
+    def note(self, event: Event) -> None:
+        match event:
+            case Delta() | Sealed():
+                self.started = True
+            case Open(candidate=candidate):
+                self.started = True
+                if candidate not in self.finishes:
+                    self.unfinished.add(candidate)
+            case Finish(reason=reason, usage=usage, candidate=candidate):
+                self.started = True
+                self.finishes[candidate] = reason
+                self.unfinished.discard(candidate)
+                self.usage = usage or self.usage
+            case Start(usage=usage):
+                self.usage = usage or self.usage
+            case Tally(usage=usage):
+                self.usage = usage
+            case Done():
+                self.complete = True
+            case _:
+                pass
+
+    def shortfall(self) -> Fault | None:
+        """What is wrong with an end of the stream here."""
+        if not self.finishes:
+            words = "before the answer was complete" if self.started else "before any content"
+            return Fault(Kind.UPSTREAM_FAILED, f"SAP AI Core ended the stream {words}.")
+        if self.unfinished:
+            return Fault(Kind.UPSTREAM_FAILED, "SAP AI Core ended the stream before all candidates were complete.")
+        return None
+
+
+class Held:
+    """What is kept back until content begins. Owned by its pipe."""
+
+    __slots__ = ("_parts", "_size")
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+        self._size = 0
+
+    def keep(self, data: bytes) -> None:
+        """Raises Fault(UPSTREAM_FAILED) above 8 MiB."""
+        self._parts.append(data)
+        self._size += len(data)
+        if self._size > HELD_LIMIT:
+            raise Fault(Kind.UPSTREAM_FAILED, "SAP AI Core sent more than 8 MiB before any content.")
+
+    def released(self, data: bytes) -> bytes:
+        """All that was kept, and ``data`` after it."""
+        if not self._parts:
+            return data
+        data = b"".join((*self._parts, data))
+        self._parts = []
+        return data
+
+
+class Relay:
+    """The upstream speaks the client's dialect: payloads pass byte for byte, framed as the client needs it. The events
+    in them are read on the side."""
+
+    def __init__(self, dialect: Dialect, framer: Framer, answering: Answering) -> None:
+        self._dialect = dialect
+        self._framed = dialect.framed
+        self._framer = framer
+        self._answering = answering
+        self._decoder = dialect.stream_decoder()
+        self._keepalives = frozenset(_compact(frame.data) for frame in SseDecoder().feed(dialect.keepalive))
+        self._progress = Progress()
+        self._held = Held()
+
+    @property
+    def started(self) -> bool:
+        return self._progress.started
+
+    @property
+    def finished(self) -> bool:
+        return self._progress.finished
+
+    @property
+    def fault(self) -> Fault | None:
+        return self._progress.fault
+
+    @property
+    def usage(self) -> Usage | None:
+        return self._progress.usage
+
+    @property
+    def finishes(self) -> Mapping[int, FinishReason]:
+        return self._progress.finishes
+
+    def feed(self, chunk: bytes) -> bytes:
+        if self._progress.over():
+            return b""
+        try:
+            return self._passed(self._framer.feed(chunk))
+        except Fault as fault:
+            return self._failed(fault)
+
+    def end(self) -> bytes:
+        progress = self._progress
+        if progress.over():
+            return b""
+        try:
+            last = self._passed(self._framer.end())
+        except Fault as fault:
+            return self._failed(fault)
+        if progress.over():
+            return last
+        for event in self._decoder.end():
+            if isinstance(event, Failure):
+                return last + self._failed(event.fault)
+            progress.note(event)
+        if (wrong := progress.shortfall()) is not None:
+            return last + self._failed(wrong)
+        progress.finished = True
+        return self._held.released(last + self._dialect.ending)
+
+    def fail(self, fault: Fault) -> bytes:
+        if self._progress.over():
+            return b""
+        self._progress.started = True
+        return self._failed(fault)
+
+    def _passed(self, frames: Sequence[Frame]) -> bytes:
+        progress = self._progress
+        out: list[bytes] = []
+        for frame in frames:
+            data = frame.data
+            wrong = self._read(data)
+            if wrong is None and progress.complete:
+                wrong = progress.shortfall()
+            if wrong is not None:
+                failed = self._failed(wrong)
+                return b"".join((*out, failed)) if progress.started else b""
+            if len(data) > 40 or _compact(data) not in self._keepalives:
+                out.append(self._framed(data if b"\n" not in data else data.replace(b"\n", b" ")))
+            if progress.complete:
+                progress.finished = True
+                break
+        passed = b"".join(out)
+        if progress.started:
+            return self._held.released(passed)
+        self._held.keep(passed)
+        return b""
+
+    def _read(self, data: bytes) -> Fault | None:
+        """Notes the events of a payload. The Fault that ends the stream, if it is one."""
+        for event in self._decoder.feed(data):
+            if isinstance(event, Failure):
+                # What nobody can read is for the client to judge; before content it counts as a failed attempt
+                readable = _readable(data) or not self._progress.started
+                return event.fault if readable else None
+            self._progress.note(event)
+        return None
+
+    def _failed(self, fault: Fault) -> bytes:
+        """Ends the stream: with the error event after content, else with nothing."""
+        self._progress.fault = fault
+        if not self._progress.started:
+            return b""
+        self._progress.finished = True
+        return self._dialect.stream_encoder(self._answering).fail(fault, self._answering.request_id)
+
+
+class Translation:
+    """The upstream speaks another dialect: frames to events, what the request needed turned back, events to frames.
+    ``observe`` sees every event as the client's dialect gets it."""
+
+    def __init__(
+        self,
+        source: Dialect,
+        target: Dialect,
+        framer: Framer,
+        answering: Answering,
+        observe: Observe | None = None,
+    ) -> None:
+        self._target = target
+        self._framer = framer
+        self._answering = answering
+        self._observe = observe
+        self._decoder = source.stream_decoder()
+        self._encoder = target.stream_encoder(answering)
+        self._restore = Restoring(answering.undo, source.name, target.name, answering.fresh_id)
+        self._progress = Progress()
+        self._held = Held()
+
+    @property
+    def started(self) -> bool:
+        return self._progress.started
+
+    @property
+    def finished(self) -> bool:
+        return self._progress.finished
+
+    @property
+    def fault(self) -> Fault | None:
+        return self._progress.fault
+
+    @property
+    def usage(self) -> Usage | None:
+        return self._progress.usage
+
+    @property
+    def finishes(self) -> Mapping[int, FinishReason]:
+        return self._progress.finishes
+
+    def feed(self, chunk: bytes) -> bytes:
+        if self._progress.over():
+            return b""
+        out: list[bytes] = []
+        try:
+            for frame in self._framer.feed(chunk):
+                self._take(self._decoder.feed(frame.data), out)
+                if self._progress.finished:
+                    break
+        except Fault as fault:
+            return self._failed(fault, out)
+        return self._given(out)
+
+    def end(self) -> bytes:
+        progress = self._progress
+        if progress.over():
+            return b""
+        out: list[bytes] = []
+        try:
+            for frame in self._framer.end():
+                self._take(self._decoder.feed(frame.data), out)
+            if not progress.finished:
+                self._take(self._decoder.end(), out)
+            if not progress.finished:
+                self._take((Done(),), out)
+        except Fault as fault:
+            return self._failed(fault, out)
+        return self._given(out)
+
+    def fail(self, fault: Fault) -> bytes:
+        if self._progress.over():
+            return b""
+        if not self._progress.started:
+            # What it wrote so far was never sent
+            self._encoder = self._target.stream_encoder(self._answering)
+            self._held = Held()
+            self._progress.started = True
+        return self._failed(fault, [])
+
+    def _take(self, events: Sequence[Event], out: list[bytes]) -> None:
+        """Writes ``events`` to ``out``. Raises the Fault that ends the stream."""
+        progress = self._progress
+        for event in events:
+            if progress.finished:
+                return
+            if isinstance(event, Failure):
+                raise event.fault
+            progress.note(event)
+            if progress.complete:
+                if (fault := progress.shortfall()) is not None:
+                    raise fault
+                progress.finished = True
+            for restored in self._restore(event):
+                if self._observe is not None:
+                    self._observe(restored)
+                out.append(self._encoder.feed(restored))
+
+    def _given(self, out: list[bytes]) -> bytes:
+        written = b"".join(out)
+        if self._progress.started:
+            return self._held.released(written)
+        try:
+            self._held.keep(written)
+        except Fault as fault:
+            self._progress.fault = fault
+        return b""
+
+    def _failed(self, fault: Fault, out: list[bytes]) -> bytes:
+        """Ends the stream: with the error event after content, else with nothing."""
+        self._progress.fault = fault
+        if not self._progress.started:
+            return b""
+        self._progress.finished = True
+        out.append(self._encoder.fail(fault, self._answering.request_id))
+        return self._held.released(b"".join(out))
+
+
+def translate_response(
+    source: Dialect,
+    target: Dialect,
+    body: bytes | Mapping[str, Json],
+    answering: Answering,
+    observe: Observe | None = None,
+) -> dict[str, Json]:
+    """A whole answer in ``target``, with the same things turned back as in a stream. Raises Fault(UPSTREAM_FAILED) if
+    ``body`` is no answer of ``source``."""
+    if isinstance(body, bytes):
+        try:
+            body = msgspec.json.decode(body, type=dict[str, Json])
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            raise Fault(Kind.UPSTREAM_FAILED, "SAP AI Core sent an answer that is no JSON object.") from None
+    restore = Restoring(answering.undo, source.name, target.name, answering.fresh_id)
+    events = [restored for event in unfold(source.decode_response(body)) for restored in restore(event)]
+    if observe is not None:
+        for event in events:
+            observe(event)
+    return target.encode_response(fold(events), answering)
+
+
+def _compact(data: bytes) -> bytes:
+    return data.replace(b" ", b"")
+
+
+def _readable(data: bytes) -> bool:
+    try:
+        msgspec.json.decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return False
+    return True
