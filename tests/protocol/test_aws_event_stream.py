@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import base64
+import json
+import struct
+import zlib
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aicore_proxy.protocol.fault import Fault, Kind
+from aicore_proxy.protocol.framing import AwsEventStreamDecoder
+
+
+def message(payload: bytes, **headers: str) -> bytes:
+    """A message as botocore reads it: all headers strings, an integer one among them to be skipped."""
+    block = b"\x03pad\x04\x00\x00\x00\x07"
+    for name, value in headers.items():
+        key = b":" + name.replace("_", "-").encode()
+        block += bytes([len(key)]) + key + b"\x07" + struct.pack(">H", len(value)) + value.encode()
+    prelude = struct.pack(">II", 16 + len(block) + len(payload), len(block))
+    body = prelude + struct.pack(">I", zlib.crc32(prelude)) + block + payload
+    return body + struct.pack(">I", zlib.crc32(body))
+
+
+def chunk(event: dict[str, object]) -> bytes:
+    inner = base64.b64encode(json.dumps(event).encode()).decode()
+    return message(json.dumps({"bytes": inner, "p": "abc"}).encode(), event_type="chunk", message_type="event")
+
+
+WIRE = (
+    message(b"{}", event_type="initial-response", message_type="event")
+    + chunk({"type": "content_block_delta", "delta": {"type": "text_delta", "text": "Grüße"}})
+    + message(b'{"stopReason":"end_turn"}', event_type="messageStop", message_type="event")
+    + message(b'{"message":"slow down"}', message_type="exception", exception_type="throttlingException")
+    + message(b"", message_type="error", error_code="InternalFailure", error_message="broke")
+)
+PAYLOADS = [
+    {"type": "content_block_delta", "delta": {"type": "text_delta", "text": "Grüße"}},
+    {"messageStop": {"stopReason": "end_turn"}},
+    {"type": "error", "error": {"type": "rate_limit_error", "message": "slow down"}},
+    {"type": "error", "error": {"type": "api_error", "message": "broke"}},
+]
+
+
+@given(st.lists(st.integers(0, len(WIRE))))
+def test_any_split_gives_the_payloads(cuts: list[int]) -> None:
+    places = sorted({0, *cuts, len(WIRE)})
+    decoder = AwsEventStreamDecoder()
+    pieces = [WIRE[start:end] for start, end in pairwise(places)]
+    assert [json.loads(frame.data) for piece in pieces for frame in decoder.feed(piece)] == PAYLOADS
+    assert decoder.end() == []
+
+
+@pytest.mark.parametrize("place", range(len(chunk({"a": 1}))))
+def test_every_flipped_byte_is_noticed_after_the_good_frames(place: int) -> None:
+    good = chunk({"good": True})
+    bad = bytearray(chunk({"a": 1}))
+    bad[place] ^= 0x41
+    decoder = AwsEventStreamDecoder()
+    frames = decoder.feed(good + bytes(bad))
+    assert [json.loads(frame.data) for frame in frames] == [{"good": True}]
+    with pytest.raises(Fault) as caught:
+        decoder.feed(b"\x00" * 64)
+        decoder.end()
+    assert caught.value.kind is Kind.UPSTREAM_FAILED
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        message(b"not json", event_type="chunk", message_type="event"),
+        message(b'{"bytes":"%%%"}', event_type="chunk", message_type="event"),
+        message(b'{"bytes":7}', event_type="chunk", message_type="event"),
+    ],
+)
+def test_a_chunk_that_holds_no_event_is_a_fault(bad: bytes) -> None:
+    with pytest.raises(Fault):
+        AwsEventStreamDecoder().feed(bad)
+
+
+def test_an_exception_without_json_keeps_its_words() -> None:
+    wire = message(b"no json", message_type="exception", exception_type="modelStreamErrorException")
+    assert json.loads(AwsEventStreamDecoder().feed(wire)[0].data)["error"] == {
+        "type": "api_error",
+        "message": "no json",
+    }
