@@ -21,7 +21,7 @@ def simulated(port: int) -> Iterator[tuple[str, dict[str, Any]]]:
     Raises click.ClickException if it does not come up.
     """
     command = [sys.executable, "-m", "aicore_proxy.simulator", "--port", str(port), "--announce"]
-    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)  # noqa: S603 - our own interpreter and module
     assert child.stdin is not None
     assert child.stdout is not None
     try:

@@ -9,7 +9,6 @@ import signal
 import socket
 from collections.abc import Callable, Sequence
 from functools import partial
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from aicore_proxy.cli.demo import simulated
 from aicore_proxy.config.settings import Settings, SettingsError, from_environment, state_folder
 from aicore_proxy.gateway.listing import names
 from aicore_proxy.sap.credentials import CredentialsError, Found, ServiceKey, find_service_keys, service_key
-from aicore_proxy.server.compose import Proxy
+from aicore_proxy.server.compose import Proxy, is_loopback
 from aicore_proxy.server.edge import EdgeProtocol, Limits
 from aicore_proxy.server.keyfile import ClientKey, KeyFileError, obtain_key
 from aicore_proxy.telemetry import logs
@@ -83,7 +82,7 @@ def _settings(options: dict[str, Any]) -> Settings:
         settings = from_environment(os.environ, options)
     except SettingsError as error:
         raise click.ClickException("\n".join(["The settings are not usable:", *error.problems])) from None
-    if not settings.api_key and not _is_loopback(settings.host):
+    if not settings.api_key and not is_loopback(settings.host):
         words = f"Listening on {settings.host} lets others in: set AICORE_PROXY_API_KEY, or listen on 127.0.0.1."
         raise click.ClickException(words)
     return settings
@@ -94,13 +93,6 @@ def _service_keys() -> Found:
         return find_service_keys(os.environ, Path.home())
     except CredentialsError as error:
         raise click.ClickException("\n".join(["The service keys are not usable:", *error.problems])) from None
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _serve(settings: Settings, keys: Sequence[ServiceKey], told: list[str], *, demo: bool = False) -> None:
@@ -124,7 +116,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
         import uvloop  # noqa: PLC0415 - not on every platform
     except ImportError:
         return None
-    return uvloop.new_event_loop  # type: ignore[no-any-return]
+    return uvloop.new_event_loop
 
 
 def _listener(settings: Settings) -> socket.socket:
@@ -154,7 +146,7 @@ async def _live(
     limits = Limits(head=settings.head_limit, head_time=settings.head_timeout, idle=settings.idle_timeout)
     config = uvicorn.Config(
         proxy.application,
-        http=partial(EdgeProtocol, limits),
+        http=partial(EdgeProtocol, limits),  # type: ignore[arg-type]  # any callable that makes a protocol
         lifespan="off",
         log_config=None,
         access_log=False,

@@ -29,6 +29,7 @@ from aicore_proxy.protocol.profiles import profile_of
 from aicore_proxy.protocol.seal import carried, native
 from aicore_proxy.routing.outcome import Outcome, best_of, outcome_of
 from aicore_proxy.routing.router import Router
+from aicore_proxy.sap.token import TokenError
 from aicore_proxy.upstream import Phase, Timeouts, Upstream, UpstreamError, UpstreamRequest, UpstreamResponse
 
 ERROR_LIMIT = 64 * 1024
@@ -41,11 +42,11 @@ _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 class Tokens(Protocol):
-    """One subaccount's access tokens. ``token`` raises Fault(UPSTREAM_FAILED, code ``upstream_credentials``)."""
+    """One subaccount's access tokens. ``token`` raises TokenError."""
 
     async def token(self) -> str: ...
 
-    def refused(self, token: str) -> None:
+    def refused(self, token: str) -> object:
         """A deployment answered 401 to ``token``."""
         ...
 
@@ -77,8 +78,7 @@ class Asked(Struct, frozen=True):
 def answering(call: Call, undo: Undo = NO_UNDO) -> Answering:
     """Whom the answer is for. A relay needs no neutral request, so none is decoded for it."""
     request = call.__dict__.get("request") or Request(call.dialect.name, call.model, (), stream=call.stream)
-    fresh_id = call.id.replace("-", "")[:24]
-    fresh = "".join(c for c in call.id.removeprefix("req_") if c.isalnum())[:24]
+    fresh_id = "".join(c for c in call.id.removeprefix("req_") if c.isalnum())[:24]
     return Answering(request, carried(call.dialect.home), undo, fresh_id, int(time.time()), call.id)
 
 
@@ -193,15 +193,14 @@ class Attempts:
         left = call.deadline - time.monotonic()
         head = self._patience.stream_head if call.stream and ways_left else self._patience.first_byte
         timeouts = Timeouts(self._patience.connect, max(0.001, min(head, left)), self._patience.between_bytes)
-        for again in (True, False):
+        token = await _token(tokens, left)
+        response = await self._upstream.send(_upstream_request(attempt.deployment, asked, token, timeouts))
+        if response.status == 401:
+            await response.close()
+            tokens.refused(token)
             token = await _token(tokens, left)
             response = await self._upstream.send(_upstream_request(attempt.deployment, asked, token, timeouts))
-            attempt.first_byte = time.monotonic()
-            if response.status == 401 and again:
-                await response.close()
-                tokens.refused(token)
-                continue
-            break
+        attempt.first_byte = time.monotonic()
         if 200 <= response.status < 300:
             return response
         try:
@@ -332,6 +331,9 @@ async def _token(tokens: Tokens, seconds: float) -> str:
     try:
         async with asyncio.timeout(max(0.001, seconds)):
             return await tokens.token()
+    except TokenError as error:
+        words = f"SAP AI Core gives the proxy no access token: {error}"
+        raise Fault(Kind.UPSTREAM_FAILED, words, code="upstream_credentials") from None
     except TimeoutError:
         raise Fault(Kind.TIMEOUT, "SAP's token service did not answer in time.", code="timeout") from None
 

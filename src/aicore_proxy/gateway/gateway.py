@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from collections.abc import Awaitable, Callable
@@ -11,6 +12,7 @@ from urllib.parse import parse_qs
 import msgspec
 from msgspec import Struct
 
+from aicore_proxy.backends.served import unserved
 from aicore_proxy.gateway import counting, listing
 from aicore_proxy.gateway.attempts import Attempts, answering
 from aicore_proxy.gateway.call import Call
@@ -20,11 +22,13 @@ from aicore_proxy.gateway.keys import Caller, Keys
 from aicore_proxy.gateway.record import Observer, Record
 from aicore_proxy.gateway.refusals import JSON, ids, refusal
 from aicore_proxy.gateway.seals import SealKeeper
-from aicore_proxy.landscape import Catalog, Deployment
+from aicore_proxy.landscape import Catalog, Deployment, catalog_of
 from aicore_proxy.protocol.dialects import Decoding, Dialect
 from aicore_proxy.protocol.envelope import Envelope
 from aicore_proxy.protocol.fault import Fault, Kind
 from aicore_proxy.protocol.profiles import profile_of
+
+log = logging.getLogger("aicore_proxy.gateway")
 
 EVENT_STREAM: Fields = (("content-type", "text/event-stream; charset=utf-8"), ("x-accel-buffering", "no"))
 DROPPED = "x-aicore-proxy-dropped"
@@ -43,18 +47,32 @@ class Endpoint(Struct, frozen=True):
 
 
 class Landscape:
-    """The catalog of the moment, and how to look again. Owns one reference, swapped whole."""
+    """The catalog of the moment, and how to look again. Owns one reference, swapped whole.
 
-    def __init__(self, look_again: Callable[[float], Awaitable[None]], look_soon: Callable[[Deployment], None]) -> None:
+    ``look_again(seconds)`` looks at SAP, if it has not lately, and waits for it at most so long; ``look_soon`` asks for
+    a look at a deployment's subaccount and does not wait.
+    """
+
+    def __init__(
+        self, look_again: Callable[[float], Awaitable[object]], look_soon: Callable[[Deployment], None]
+    ) -> None:
         self.catalog = Catalog()
         self.discovered = False
-        """Whether a look at SAP has ever succeeded."""
+        """Whether a look at SAP has ever found anything."""
         self.look_again = look_again
         self.look_soon = look_soon
+        self._left_out: set[str] = set()
 
     def publish(self, catalog: Catalog) -> None:
-        self.catalog = catalog
-        self.discovered = True
+        """A new catalog was read. What cannot be served is left out, with one log line per model."""
+        deployments = [d for ways in catalog.by_name.values() for d in ways]
+        reasons = {d: unserved(d) for d in deployments}
+        for deployment, reason in reasons.items():
+            if reason and deployment.model not in self._left_out:
+                self._left_out.add(deployment.model)
+                log.info("The model %s is left out: %s.", deployment.model, reason)
+        self.catalog = catalog_of([d for d, reason in reasons.items() if reason is None], catalog.read_at)
+        self.discovered = self.discovered or bool(deployments)
 
 
 class Gateway:

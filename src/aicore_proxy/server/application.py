@@ -15,6 +15,7 @@ from aicore_proxy.server.endpoints import openapi_paths
 LIVE = ("/health", "/health/live", "/health/liveness", "/health/liveliness", "/livez", "/healthz")
 READY = ("/health/ready", "/health/readiness", "/readyz")
 HELLO = ("/", "/api/hello")
+DESCRIBED = ("/health", "/health/live", "/health/ready")
 KEY_WAYS = {
     "bearer": {"type": "http", "scheme": "bearer"},
     "x-api-key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
@@ -52,12 +53,12 @@ def build_application(
         body, content_type = exposition()
         return Response(body, headers={"content-type": content_type})
 
-    for position, path in enumerate(LIVE):
-        app.add_api_route(path, live, methods=["GET", "HEAD"], tags=["health"], include_in_schema=position < 2)
-    for position, path in enumerate(READY):
-        app.add_api_route(path, readiness, methods=["GET", "HEAD"], tags=["health"], include_in_schema=position < 1)
-    for path in HELLO:
-        app.add_api_route(path, live, methods=["GET", "HEAD"], include_in_schema=False)
+    for path in (*LIVE, *HELLO):
+        app.add_api_route(path, live, methods=["GET", "HEAD"], tags=["health"], include_in_schema=path in DESCRIBED)
+    for path in READY:
+        app.add_api_route(
+            path, readiness, methods=["GET", "HEAD"], tags=["health"], include_in_schema=path in DESCRIBED
+        )
     app.add_api_route("/metrics", metrics, methods=["GET"], tags=["metrics"], response_class=Response)
     describe = app.openapi
 
@@ -68,7 +69,7 @@ def build_application(
         return schema
 
     app.openapi = described  # type: ignore[method-assign]  # FastAPI's documented way to extend the page
-    own = {path for route in app.routes if isinstance(path := getattr(route, "path", None), str)}
+    own = {str(getattr(route, "path", "")) for route in app.routes}
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] in own:

@@ -17,17 +17,20 @@ from aicore_proxy.config.settings import Settings
 from aicore_proxy.gateway.attempts import Attempts, Patience
 from aicore_proxy.gateway.exchange import Timings
 from aicore_proxy.gateway.gateway import Gateway, Landscape
-from aicore_proxy.gateway.keys import Keys, presented
+from aicore_proxy.gateway.keys import Keys
 from aicore_proxy.gateway.seals import SealKeeper
+from aicore_proxy.landscape import Deployment
 from aicore_proxy.protocol.dialects import Dialect, anthropic_messages, gemini, openai_chat
+from aicore_proxy.protocol.envelope import Envelope
+from aicore_proxy.protocol.fault import Fault
 from aicore_proxy.routing.router import Router
 from aicore_proxy.routing.strategies import RoundRobin
+from aicore_proxy.sap.ai_api import AiApi
 from aicore_proxy.sap.credentials import ServiceKey
-from aicore_proxy.sap.discovery import Discovery
+from aicore_proxy.sap.discovery import Discovery, DiscoveryTimes
 from aicore_proxy.sap.token import TokenProvider
 from aicore_proxy.server import asgi
 from aicore_proxy.server.application import build_application
-from aicore_proxy.server.edge import Limits
 from aicore_proxy.server.endpoints import Endpoints
 from aicore_proxy.tasks import Supervisor
 from aicore_proxy.telemetry.metrics import Metrics
@@ -56,8 +59,10 @@ class Proxy:
         )
         self._keys = Keys([("default", api_key)])
         self._tokens = {key.name: TokenProvider(key, self._upstream, self.supervisor) for key in service_keys}
+        apis = [AiApi(key, self._upstream, self._tokens[key.name]) for key in service_keys]
         self.landscape = Landscape(self._look_again, self._look_soon)
-        self.discovery = Discovery()
+        times = DiscoveryTimes(interval=settings.discovery_interval)
+        self._discovery = Discovery(apis, self.supervisor, self.landscape.publish, times=times)
         self.application = self._application()
 
     def ready(self) -> bool:
@@ -67,6 +72,26 @@ class Proxy:
     async def start(self) -> None:
         """Starts what runs in the background; does not wait for SAP."""
         self.supervisor.start("loop lag", self.metrics.watch_loop_lag())
+        for tokens in self._tokens.values():
+            tokens.start()
+        self._discovery.start()
+
+    async def first_look(self, seconds: float) -> None:
+        """Waits until SAP has been looked at, at most so long."""
+        await self._discovery.refresh_now(seconds)
+
+    async def _look_again(self, seconds: float) -> object:
+        return await self._discovery.refresh_now(seconds)
+
+    def _look_soon(self, deployment: Deployment) -> None:
+        self._discovery.refresh_soon(deployment.subaccount)
+
+    def _may_see_metrics(self, request: Request) -> bool:
+        """On loopback everybody here; else whoever has a client key."""
+        if is_loopback(self.settings.host):
+            return True
+        key = request.headers.get("authorization", "").partition(" ")[2] or request.headers.get("x-api-key", "")
+        return self._keys.knows(key.strip())
 
     async def aclose(self) -> None:
         """Ends everything."""
@@ -99,7 +124,7 @@ class Proxy:
             body_limit=settings.body_limit,
             deadline=settings.deadline,
         )
-        endpoints = Endpoints(gateway, DIALECTS, {"/v1/messages": anthropic_messages.refuse_thread})
+        endpoints = Endpoints(gateway, DIALECTS, {"/v1/messages": thread_refused})
         timings = Timings(
             hold=settings.hold,
             keepalive=settings.keepalive,
@@ -114,3 +139,18 @@ class Proxy:
             openapi=settings.openapi,
             cors_origins=tuple(origin.strip() for origin in settings.cors_origins.split(",") if origin.strip()),
         )
+
+
+def thread_refused(envelope: Envelope) -> Fault | None:
+    """Anthropic's message threads: nothing is kept between requests yet, so its SDKs are told to send all of it."""
+    if envelope.get("thread", dict) is None:
+        return None
+    return anthropic_messages.refuse_thread(envelope.decoded())
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach ``host``."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -50,7 +50,7 @@ class Limits(Struct, frozen=True):
 
 
 HOST = re.compile(rb"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+(?:%25[A-Za-z0-9._~-]+)?\])(?::[0-9]{1,5})?")
-ABSOLUTE = re.compile(rb"[Hh][Tt][Tt][Pp][Ss]?://[^/?#\\@]+")
+ABSOLUTE = re.compile(rb"[Hh][Tt][Tt][Pp][Ss]?://[^/?#\\@]+(?=[/?]|$)")
 UNFIT_PATH = re.compile(r"[\x00-\x1f\x7f]")
 CHUNK_OVERHEAD = 16
 """Bytes of chunked framing for each byte of body that are still honest: chunks of one byte take six."""
@@ -335,7 +335,7 @@ class EdgeProtocol(asyncio.Protocol):
     def _judge_fields(self, version: str) -> bool:
         """Refuses what two servers could read in two ways; says whether the client awaits a 100 Continue."""
         if version not in ("1.1", "1.0"):
-            raise refusal(505, "Only HTTP/1.1 and HTTP/1.0 are spoken here.")
+            raise refusal(400, "Only HTTP 1.1 and 1.0 are spoken here.")
         hosts = lengths = codings = 0
         expects = False
         for name, value in self._fields:
