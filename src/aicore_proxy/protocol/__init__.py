@@ -1,0 +1,1 @@
+"""Sans-I/O: bytes and values in, bytes and values out."""

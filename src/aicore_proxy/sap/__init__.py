@@ -1,0 +1,1 @@
+"""SAP's management plane: credentials, tokens, the AI API, discovery."""

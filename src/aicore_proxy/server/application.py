@@ -55,7 +55,7 @@ def build_application(
 
     for path in (*LIVE, *HELLO):
         app.add_api_route(path, live, methods=["GET", "HEAD"], tags=["health"], include_in_schema=path in DESCRIBED)
-    for path in READY:
+    for way in READY:
         app.add_api_route(
             path, readiness, methods=["GET", "HEAD"], tags=["health"], include_in_schema=path in DESCRIBED
         )
