@@ -96,25 +96,26 @@ class Keys:
     def _strike(self, *sources: str) -> None:
         """Notes a failure. Raises Fault RATE_LIMITED while one of its sources is slowed."""
         now = self._clock()
-        wait = max([self._wait(source, now) for source in sources])
+        wait = max(self._wait(source, now) for source in sources)
         if wait > 0:
             words = "Too many requests with a wrong API key. A right one is served at once."
             raise Fault(Kind.RATE_LIMITED, words, code="too_many_failures", retry_after=wait)
 
     def _wait(self, source: str, now: float) -> float:
+        """Notes a failure of a source; says for how many seconds it is still slowed. Failures while it is count too."""
         strikes = self._strikes.pop(source, None) or Strikes([])
         self._strikes[source] = strikes
         if len(self._strikes) > self._throttle.tracked:
             self._strikes.popitem(last=False)
+        recent = [at for at in strikes.times if now - at < self._throttle.window]
+        strikes.times = [*recent[-self._throttle.failures + 1 :], now]
         if now < strikes.until:
             return strikes.until - now
-        strikes.times = [at for at in strikes.times if now - at < self._throttle.window][1 - self._throttle.failures :]
-        if not strikes.times and now - strikes.until >= self._throttle.window:
-            strikes.penalty = 0.0
-        strikes.times.append(now)
-        if len(strikes.times) == self._throttle.failures:
+        if len(strikes.times) >= self._throttle.failures:
             strikes.penalty = min(strikes.penalty * 2 or 1.0, self._throttle.longest)
             strikes.until = now + strikes.penalty
+        elif now - strikes.until >= self._throttle.window:
+            strikes.penalty = 0.0
         return 0.0
 
 
