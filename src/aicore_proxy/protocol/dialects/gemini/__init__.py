@@ -33,4 +33,4 @@ DIALECT = Dialect(
     answers=("candidates", "promptFeedback"),
 )
 
-__all__ = ["DIALECT", "FIELDS"]
+__all__ = ["DIALECT", "FIELDS", "NAME"]
