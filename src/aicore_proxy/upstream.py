@@ -493,7 +493,10 @@ class _Exchange:
             case aiohttp.ClientConnectorError():
                 return UpstreamError(Phase.CONNECT, f"No connection to {host}{words(error.os_error)}")
         if self.transport is None:
-            return UpstreamError(Phase.CONNECT, f"No connection to {host}{words(error)}")
+            detail = (
+                "." if isinstance(error, (ValueError, aiohttp.NonHttpUrlClientError)) else words(error)
+            )  # they quote the URL
+            return UpstreamError(Phase.CONNECT, f"No connection to {host}{detail}")
         if self._stale(error):
             return _StaleConnectionError()
         if isinstance(error, aiohttp.ClientResponseError):
@@ -554,7 +557,7 @@ class _Connection(ResponseHandler):
         payload = self._payload
         if exc is not None:
             self.reset = True
-            if payload is None and self._parser is not None:
+            if (payload is None or payload.is_eof()) and self._parser is not None:
                 with contextlib.suppress(Exception):
                     self.began = self._parser.feed_eof() is not None
         super().connection_lost(exc)
