@@ -55,10 +55,9 @@ def build_application(
 
     for path in (*LIVE, *HELLO):
         app.add_api_route(path, live, methods=["GET", "HEAD"], tags=["health"], include_in_schema=path in DESCRIBED)
-    for way in READY:
-        app.add_api_route(
-            path, readiness, methods=["GET", "HEAD"], tags=["health"], include_in_schema=path in DESCRIBED
-        )
+    for path in READY:
+        shown = path in DESCRIBED
+        app.add_api_route(path, readiness, methods=["GET", "HEAD"], tags=["health"], include_in_schema=shown)
     app.add_api_route("/metrics", metrics, methods=["GET"], tags=["metrics"], response_class=Response)
     describe = app.openapi
 
