@@ -92,6 +92,7 @@ class MessagesEncoder:
     def feed(self, event: Event) -> bytes:
         """The frames for ``event``; none after the end, none for candidates beside the first."""
         if self._ended or getattr(event, "candidate", 0) != 0:
+            self._usage = getattr(event, "usage", None) or self._usage
             return b""
         match event:
             case Start():
@@ -185,6 +186,8 @@ class MessagesEncoder:
                 mine.texts.append({"type": "thinking_delta", "thinking": text})
             case ToolCall(arguments=text) if text:
                 mine.texts.append({"type": "input_json_delta", "partial_json": text})
+            case Refusal(text=text) if text:
+                mine.texts.append({"type": "text_delta", "text": text})
         return out + self._turn(mine)
 
     def _delta(self, index: int, text: str) -> bytes:
