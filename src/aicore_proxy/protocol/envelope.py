@@ -66,7 +66,7 @@ class Envelope:
         """The body without ``drop`` and with ``put`` (JSON text by name; replaces in place, else appended); all other
         members byte for byte."""
         put = put or {}
-        parts: list[bytes] = []
+        parts: list[bytes] = [b"{"]
         for name, raw in self.members.items():
             if name in drop:
                 continue
@@ -74,10 +74,10 @@ class Envelope:
         for name, text in put.items():
             if name not in self.members:
                 parts += (msgspec.json.encode(name), b":", text, b",")
-        if not parts:
+        if len(parts) == 1:
             return b"{}"
         parts[-1] = b"}"
-        return b"{" + b"".join(parts)
+        return b"".join(parts)
 
 
 def decoded(raw: msgspec.Raw | bytes, name: str) -> Any:
