@@ -14,7 +14,8 @@ import msgspec
 from aicore_proxy.backends import Ask, Prepared
 from aicore_proxy.backends.amend import Amending, without
 from aicore_proxy.backends.bedrock_betas import CONTEXT_MANAGEMENT, EFFORT, MID_SYSTEM, sorted_betas
-from aicore_proxy.backends.bedrock_messages import MARK, MessagesAmended, marked_end, unthought_loop
+from aicore_proxy.backends.bedrock_messages import MessagesAmended, marked_end, unthought_loop
+from aicore_proxy.backends.bedrock_shapes import MARK, taken
 from aicore_proxy.landscape import Deployment
 from aicore_proxy.protocol.envelope import Envelope, unreadable
 from aicore_proxy.protocol.neutral import Encoded, Json
@@ -83,6 +84,8 @@ def amend(amending: Amending, profile: Profile, betas: tuple[str, ...]) -> None:
 
 def _messages(amending: Amending, profile: Profile) -> list[str]:
     """Messages, and the betas that they need."""
+    if "messages" in amending and "cache_control" not in amending and taken(amending.raw("messages")):
+        return []
     messages = amending.value("messages", list)
     if messages is None:
         return []

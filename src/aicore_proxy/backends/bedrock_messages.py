@@ -8,25 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from aicore_proxy.backends.amend import Amending, without
+from aicore_proxy.backends.bedrock_shapes import BLOCKS, MARK, MESSAGE
 from aicore_proxy.protocol.neutral import Json
 from aicore_proxy.protocol.seal import WRAPPED
 
 Block = Mapping[str, Json]
 Message = Mapping[str, Json]
 
-MESSAGE = frozenset({"role", "content"})
-MARK = frozenset({"type", "ttl"})
-BLOCKS: Mapping[str, frozenset[str]] = {
-    "text": frozenset({"type", "text", "citations", "cache_control"}),
-    "image": frozenset({"type", "source", "cache_control"}),
-    "document": frozenset({"type", "source", "title", "context", "citations", "cache_control"}),
-    "search_result": frozenset({"type", "source", "title", "content", "citations", "cache_control"}),
-    "thinking": frozenset({"type", "thinking", "signature"}),
-    "redacted_thinking": frozenset({"type", "data"}),
-    "tool_use": frozenset({"type", "id", "name", "input", "cache_control"}),
-    "tool_result": frozenset({"type", "tool_use_id", "content", "is_error", "cache_control"}),
-}
-"""The members of each block; what Bedrock does not know on a block, or as a block, is a 400."""
 MARKABLE = frozenset({"text", "image", "document", "search_result", "tool_use", "tool_result"})
 UNSHOWN = {"url": "Bedrock fetches no URLs: send it as base64", "file": "there are no files here: send it as base64"}
 

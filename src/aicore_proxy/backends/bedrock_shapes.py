@@ -1,0 +1,103 @@
+"""What SAP's Bedrock takes in a Claude conversation, as types: messages that decode as these need no edit.
+
+Source: SAP AI Core wire facts 4.3: unknown members and blocks are a 400, texts need a visible character. Thoughts must
+bear Claude's own signature, neither an empty nor a wrapped foreign one. Members that may hold anything are left raw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal, TypeAlias
+
+import msgspec
+from msgspec import Meta, Raw, Struct
+
+from aicore_proxy.protocol.seal import WRAPPED
+
+Said: TypeAlias = Annotated[str, Meta(pattern=r"\S")]
+Signed: TypeAlias = Annotated[str, Meta(pattern=f"^(?!{WRAPPED}).")]
+ANYTHING = Raw()
+
+
+class Mark(Struct, forbid_unknown_fields=True):
+    type: str
+    ttl: str = "5m"
+
+
+class Source(Struct):
+    type: Literal["base64", "text", "content"]
+
+
+class Text(Struct, tag="text", forbid_unknown_fields=True):
+    text: Said
+    citations: Raw = ANYTHING
+    cache_control: Mark | None = None
+
+
+class Image(Struct, tag="image", forbid_unknown_fields=True):
+    source: Source
+    cache_control: Mark | None = None
+
+
+class Document(Struct, tag="document", forbid_unknown_fields=True):
+    source: Source
+    title: Raw = ANYTHING
+    context: Raw = ANYTHING
+    citations: Raw = ANYTHING
+    cache_control: Mark | None = None
+
+
+class SearchResult(Struct, tag="search_result", forbid_unknown_fields=True):
+    source: Raw
+    title: Raw
+    content: Raw
+    citations: Raw = ANYTHING
+    cache_control: Mark | None = None
+
+
+class Thinking(Struct, tag="thinking", forbid_unknown_fields=True):
+    thinking: Raw
+    signature: Signed
+
+
+class RedactedThinking(Struct, tag="redacted_thinking", forbid_unknown_fields=True):
+    data: Signed
+
+
+class ToolUse(Struct, tag="tool_use", forbid_unknown_fields=True):
+    id: Raw
+    name: Raw
+    input: Raw
+    cache_control: Mark | None = None
+
+
+class ToolResult(Struct, tag="tool_result", forbid_unknown_fields=True):
+    tool_use_id: Raw
+    content: str | list[Text | Image | Document | SearchResult] = ""
+    is_error: Raw = ANYTHING
+    cache_control: Mark | None = None
+
+
+class Message(Struct, forbid_unknown_fields=True):
+    role: Literal["user", "assistant"]
+    content: Said | list[Text | Image | Document | SearchResult | Thinking | RedactedThinking | ToolUse | ToolResult]
+
+
+_KNOWN = (Text, Image, Document, SearchResult, Thinking, RedactedThinking, ToolUse, ToolResult)
+BLOCKS: Mapping[str, frozenset[str]] = {
+    str(shape.__struct_config__.tag): frozenset(("type", *shape.__struct_fields__)) for shape in _KNOWN
+}
+"""The members that each block may have."""
+MESSAGE = frozenset(Message.__struct_fields__)
+MARK = frozenset(Mark.__struct_fields__)
+
+_messages = msgspec.json.Decoder(list[Message])
+
+
+def taken(messages: Raw) -> bool:
+    """Whether Bedrock takes ``messages`` as they are. False may only mean that this cannot tell."""
+    try:
+        _messages.decode(messages)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return False
+    return True
