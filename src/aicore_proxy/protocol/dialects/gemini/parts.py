@@ -57,7 +57,7 @@ def seal_of(signature: str | None) -> Seal | None:
 
 def decode_part(node: Node, call_id: str = "", result_id: str = "") -> list[Part]:
     """One wire part as one Part, or two where it carries a signature that has no place on the first. ``call_id``: id
-    of a call that has none; ``result_id``: of the call that a functionResponse answers."""
+    of a call that has none; ``result_id``: of the call that a functionResponse answers, whatever id it names."""
     if (call := node.node("functionCall")) is not None:
         seal = seal_of(node.text("thoughtSignature"))
         read = _call(call, call_id)
@@ -110,8 +110,9 @@ def _result(response: Node, call_id: str, node: Node) -> ToolResult:
             if media is None
             else msgspec.structs.replace(media, extras={**media.extras, **part.rest()})
         )
+    given = response.text("id")
     return ToolResult(
-        response.text("id") or call_id,
+        call_id or given or "",
         tuple(content),
         is_error,
         response.text("name"),
