@@ -262,6 +262,8 @@ class AiohttpUpstream:
             timeout = self._timeouts[connect] = ClientTimeout(total=None, connect=connect)
         token = _current.set(exchange)
         try:
+            if not request.url.isascii() or not request.url.isprintable() or " " in request.url:
+                raise ValueError("not an encoded URL")
             url = URL(request.url, encoded=True)
             answer = await session.request(
                 request.method,
@@ -497,6 +499,8 @@ class _Exchange:
                 "." if isinstance(error, (ValueError, aiohttp.NonHttpUrlClientError)) else words(error)
             )  # they quote the URL
             return UpstreamError(Phase.CONNECT, f"No connection to {host}{detail}")
+        if isinstance(error, ValueError):
+            return UpstreamError(Phase.SEND, f"The request to {host} cannot be sent: a header or its URL is not valid.")
         if self._stale(error):
             return _StaleConnectionError()
         if isinstance(error, aiohttp.ClientResponseError):

@@ -56,6 +56,14 @@ async def test_what_is_sent_is_what_was_given(upstream: AiohttpUpstream) -> None
     assert fields == [*expected, "x-a: 1"]
 
 
+@pytest.mark.parametrize(("path", "field"), [("/", "a\r\nX-Evil: 1"), ("/\r\nX-Evil: 1\r\n", "a"), ("/", "a\0b")])
+async def test_i10_a_line_break_is_never_a_header_of_its_own(upstream: AiohttpUpstream, path: str, field: str) -> None:
+    async with listening(scripted(whole(b"x"))) as peer:
+        with pytest.raises(UpstreamError):
+            await upstream.send(UpstreamRequest("GET", peer.url() + path[1:], (("X-A", field),), timeouts=SHORT))
+        assert peer.requests == 0
+
+
 async def test_redirects_are_not_followed(upstream: AiohttpUpstream) -> None:
     async with listening(scripted(whole(b"", "307 Temporary Redirect", "location: http://127.0.0.1:1/\r\n"))) as peer:
         response = await upstream.send(post(peer))

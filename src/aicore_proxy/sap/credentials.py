@@ -234,7 +234,7 @@ def decoded(document: str, source: str) -> Mapping[str, Any]:
         return {}
     try:
         value = msgspec.json.decode(document)
-    except (msgspec.DecodeError, UnicodeError):
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
         # the reason would quote nothing, but its position helps nobody either
         raise CredentialsError([f"{source} is not valid JSON"]) from None
     if not isinstance(value, dict):

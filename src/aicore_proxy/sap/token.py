@@ -135,8 +135,9 @@ class TokenProvider:
         return self._flight
 
     async def _renew(self) -> None:
+        self.requests += 1
+        self._background_at = self._clock() + self._times.on_demand  # whatever becomes of this one: no hot loop
         try:
-            self.requests += 1
             self._accept(*await self._ask())
         except TokenError as error:
             self._failed(error)
@@ -196,7 +197,7 @@ class TokenProvider:
             raise TokenError(f"{name}: the token service did not answer within {seconds:g} s.") from None
         try:
             content = msgspec.json.decode(body)
-        except (msgspec.DecodeError, UnicodeError):
+        except (msgspec.DecodeError, UnicodeError, RecursionError):
             content = None
         if answer.status != 200:
             raise self._refusal(answer, content)
