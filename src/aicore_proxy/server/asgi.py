@@ -17,26 +17,20 @@ from typing import Any, TypeAlias
 
 from aicore_proxy.gateway.exchange import ClientRequest, Ending, Fields, Handler, Reply, StreamReply, Timings
 from aicore_proxy.protocol.fault import Fault, Kind
-from aicore_proxy.server.inflate import coding_of, inflate, too_large
+from aicore_proxy.server.inbox import BodyReads, Inbox, Message, Receive
 
 log = logging.getLogger("aicore_proxy.edge")
 
-Message: TypeAlias = MutableMapping[str, Any]
-Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 
 GUARDS = [(b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff")]
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-UNCLAIMED = 1024 * 1024
-"""Bytes of a body that are read before anybody asked for it."""
 SLICE = 256 * 1024
 """A large whole answer is written in pieces, so that a slow reader can be told from a stuck one."""
-INFLATING = 2
-"""Bodies inflated at once."""
 
 
 class Endpoint:
-    """An ASGI application that hands every request to one Handler. Owns the count of requests in flight."""
+    """An ASGI application that hands every request to one Handler. Owns what the conversations share."""
 
     def __init__(
         self, handler: Handler, timings: Timings | None = None, count: Callable[[int], None] = lambda _: None
@@ -46,22 +40,14 @@ class Endpoint:
         self._timings = timings or Timings()
         self._count = count
         self._request_ids = RequestIds()
-        self._inflating = asyncio.Semaphore(INFLATING)
+        self._reads = BodyReads(self._timings)
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             raise RuntimeError(f"The model API does not speak {scope['type']}.")
         self._count(1)
         try:
-            conversation = Conversation(
-                scope,
-                receive,
-                send,
-                timings=self._timings,
-                inflating=self._inflating,
-                request_ids=self._request_ids,
-            )
-            await conversation.run(self._handler)
+            await Conversation(scope, receive, send, self._timings, self._reads, self._request_ids).run(self._handler)
         finally:
             self._count(-1)
 
@@ -85,69 +71,72 @@ class RequestIds:
 
 
 class Conversation:
-    """One request and its reply. Owns the watcher, the timer and a keep-alive that is being written.
+    """One request and its reply. Owns the inbox's watcher, the timer and a keep-alive that is being written.
 
     The watcher waits for the client's leaving from the first moment, and then cancels the task that serves it.
     """
+
+    __slots__ = (
+        "_beat",
+        "_cancelled",
+        "_hold_until",
+        "_inbox",
+        "_last",
+        "_loop",
+        "_request",
+        "_send",
+        "_streaming",
+        "_task",
+        "_timer",
+        "_timings",
+        "_writing",
+    )
 
     def __init__(
         self,
         scope: MutableMapping[str, Any],
         receive: Receive,
         send: Send,
-        *,
         timings: Timings,
-        inflating: asyncio.Semaphore,
+        reads: BodyReads,
         request_ids: RequestIds,
     ) -> None:
-        self._receive = receive
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("A request is served by a task.")
+        self._task = task
+        self._loop = task.get_loop()
         self._send = send
         self._timings = timings
-        self._inflating = inflating
-        self._loop = asyncio.get_running_loop()
-        self._task = asyncio.current_task()
-        self._gone = asyncio.Event()
         self._cancelled = False
-        self._request = self._asked(scope, request_ids)
-        # The body.
-        self._pieces: list[bytes] = []
-        self._size = 0
-        self._messages = 0
-        self._complete = False
-        self._unwanted = False
-        self._claimed = asyncio.Event()
-        self._pulling = asyncio.Lock()
+        fields: list[tuple[bytes, bytes]] = scope["headers"]
+        client = scope.get("client")
+        self._inbox = Inbox(receive, fields, reads, task, self._cancel)
+        self._request = self._inbox.request = ClientRequest(
+            method=scope["method"],
+            path=scope["path"],
+            query=scope["query_string"],
+            fields=fields,
+            address=client[0] if client else "",
+            request_id=request_ids(self._inbox.given_id),
+            received=time.monotonic(),
+            gone=self._inbox.gone,
+            read=self._inbox.body,
+        )
         # The answer.
         self._streaming: StreamReply | None = None
-        self._finishing = False
         self._writing = False
         self._last = 0.0
         self._hold_until = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._beat: asyncio.Task[None] | None = None
 
-    def _asked(self, scope: MutableMapping[str, Any], request_ids: RequestIds) -> ClientRequest:
-        fields: list[tuple[bytes, bytes]] = scope["headers"]
-        given = next((value.decode("latin-1") for name, value in fields if name == b"x-request-id"), None)
-        client = scope.get("client")
-        return ClientRequest(
-            method=scope["method"],
-            path=scope["path"],
-            query=scope["query_string"],
-            fields=fields,
-            address=client[0] if client else "",
-            request_id=request_ids(given),
-            received=time.monotonic(),
-            gone=self._gone,
-            read=self._body,
-        )
-
     async def run(self, handler: Handler) -> None:
         """Serves the request. Returns when the reply is written and closed, or the client gone and all of it undone.
 
         Raises ConnectionAbortedError, for the server to cut the connection, after a client that takes nothing.
         """
-        watcher = self._loop.create_task(self._watch())
+        watcher = self._loop.create_task(self._inbox.watch())
         reply: Reply | StreamReply | None = None
         ending: Ending = "failed"
         try:
@@ -155,12 +144,12 @@ class Conversation:
             ending = await self._pour(reply) if isinstance(reply, StreamReply) else await self._put(reply)
         except asyncio.CancelledError:
             ending = "client_gone" if self._cancelled else "failed"
-            if not self._cancelled or (self._task is not None and self._task.uncancel() > 0):
+            if not self._cancelled or self._task.uncancel() > 0:
                 raise
             self._cancelled = False
         finally:
             await self._end(watcher, reply, ending)
-        if ending == "client_gone" and not self._gone.is_set():
+        if ending == "client_gone" and not self._inbox.gone.is_set():
             raise ConnectionAbortedError("The client took nothing of its answer for too long.")
 
     async def _handled(self, handler: Handler) -> Reply | StreamReply:
@@ -181,8 +170,7 @@ class Conversation:
             if self._cancelled:  # the client left in the moment when all was done: the cancellation is still to come
                 with suppress(asyncio.CancelledError):
                     await asyncio.sleep(0)
-                if self._task is not None:
-                    self._task.uncancel()
+                self._task.uncancel()
             await ended(watcher)
             if self._beat is not None:
                 self._beat.cancel()
@@ -195,77 +183,10 @@ class Conversation:
                 if reply is not None:
                     await reply.close(ending)
 
-    # --- the request
-
-    async def _watch(self) -> None:
-        """Reads on, whoever else wants to: only so does a server tell that the client has left."""
-        if (self._request.header("expect") or "").lower() == "100-continue":
-            await self._claimed.wait()  # reading would invite a body that may yet be refused
-        while not self._gone.is_set():
-            if self._size > UNCLAIMED and not self._claimed.is_set():
-                await self._claimed.wait()
-            await self._pull()
-            if self._finishing:
-                return
-
-    async def _pull(self) -> None:
-        """Takes one message from the server, or lets whoever is at it."""
-        seen = self._messages
-        async with self._pulling:
-            if self._messages != seen:
-                return
-            message = await self._receive()
-            self._messages += 1
-        if message["type"] == "http.disconnect":
-            if not self._finishing:
-                self._gone.set()
-                self._cancel()
-            return
-        piece: bytes = message.get("body", b"")
-        if piece and not self._unwanted:
-            self._pieces.append(piece)
-            self._size += len(piece)
-        self._complete = not message.get("more_body", False)
-
     def _cancel(self) -> None:
-        if not self._cancelled and self._task is not None:
+        if not self._cancelled:
             self._cancelled = True
             self._task.cancel()
-
-    async def _body(self, limit: int) -> bytes:
-        coding = coding_of(self._request.all("content-encoding"))
-        declared = self._request.header("content-length")
-        if declared is not None and declared.isdigit() and int(declared) > limit:
-            raise too_large(limit)
-        self._claimed.set()
-        try:
-            await self._read(limit)
-        except Fault:
-            self._unwanted = True
-            self._pieces.clear()
-            raise
-        data = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
-        self._pieces.clear()
-        if coding is not None:
-            async with self._inflating:
-                data = await self._loop.run_in_executor(None, inflate, data, coding, limit)
-        self._request.complete = time.monotonic()
-        return data
-
-    async def _read(self, limit: int) -> None:
-        began = self._loop.time()
-        while not self._complete:
-            in_all = began + self._timings.body_time + self._size / self._timings.body_rate - self._loop.time()
-            try:
-                async with asyncio.timeout(min(self._timings.body_gap, in_all)):
-                    await self._pull()
-            except TimeoutError:
-                words = "The request body did not come in time."
-                raise Fault(Kind.TIMEOUT, words, status=408, code="request_timeout") from None
-            if self._gone.is_set():
-                await asyncio.sleep(0)  # the cancellation lands here
-            if self._size > limit:
-                raise too_large(limit)
 
     # --- the answer
 
@@ -338,7 +259,7 @@ class Conversation:
         self._last = self._loop.time()
 
     async def _finish(self, piece: bytes) -> None:
-        self._finishing = self._writing = True
+        self._inbox.finishing = self._writing = True
         self._last = self._loop.time()
         await self._send({"type": "http.response.body", "body": piece, "more_body": False})
 
