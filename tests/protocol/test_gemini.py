@@ -271,7 +271,7 @@ def test_snake_case_objects_for_arrays_and_texts_for_contents_are_read() -> None
     assert request.tool_choice == ToolChoice("tool", "f")
     assert request.sampling == Sampling(max_tokens=20, top_k=3, stop=("x",))
     assert request.output == Output("schema", {"type": "object"})
-    assert request.reasoning == ReasoningAsk("on", "low", visible=True)
+    assert request.reasoning == ReasoningAsk(effort="low", visible=True)
     assert request.extras == {"safetySettings": {"category": "c"}}
     assert request.model == "gemini-2.5-pro"
     assert not request.stream, "the path says so"
@@ -639,9 +639,12 @@ def test_forms_of_output_that_only_gemini_knows_stay_as_they_are() -> None:
         ("gemini-2.5-pro", ReasoningAsk("off"), None, {"thinkingBudget": 128}, ["reasoning"]),
         ("gemini-2.5-pro", ReasoningAsk("on", budget=1024, visible=True), None,
          {"thinkingBudget": 1024, "includeThoughts": True}, []),
-        ("gemini-2.5-flash", ReasoningAsk("on", budget=99999), None, {"thinkingBudget": 24576}, []),
-        ("gemini-2.5-flash-lite", ReasoningAsk("on", budget=100), None, {"thinkingBudget": 512}, []),
-        ("gemini-2.5-pro", ReasoningAsk("adaptive"), None, {"thinkingBudget": -1}, []),
+        ("gemini-2.5-flash", ReasoningAsk("on", budget=99999, visible=False), None,
+         {"thinkingBudget": 24576, "includeThoughts": False}, []),
+        ("gemini-2.5-flash-lite", ReasoningAsk("on", budget=100), None,
+         {"thinkingBudget": 512, "includeThoughts": True}, []),
+        ("gemini-2.5-pro", ReasoningAsk("adaptive"), None,
+         {"thinkingBudget": -1, "includeThoughts": True}, []),
         ("gemini-2.5-pro", ReasoningAsk(effort="high"), None, {"thinkingBudget": 24576}, []),
         ("gemini-2.5-pro", ReasoningAsk(effort="max"), None, {"thinkingBudget": 32768}, []),
         ("gemini-2.5-pro", ReasoningAsk(effort="high"), 8000, {"thinkingBudget": 6000}, []),
@@ -650,10 +653,11 @@ def test_forms_of_output_that_only_gemini_knows_stay_as_they_are() -> None:
         ("gemini-3-pro", ReasoningAsk(effort="none", visible=True), None, {"thinkingLevel": "LOW"}, ["reasoning"]),
         ("gemini-3-pro", ReasoningAsk(effort="medium"), None, {"thinkingLevel": "LOW"}, []),
         ("gemini-3.1-pro", ReasoningAsk(effort="medium"), None, {"thinkingLevel": "MEDIUM"}, []),
-        ("gemini-3.5-flash", ReasoningAsk("adaptive", effort="xhigh"), None, {"thinkingLevel": "HIGH"}, []),
+        ("gemini-3.5-flash", ReasoningAsk("adaptive", effort="xhigh"), None,
+         {"thinkingLevel": "HIGH", "includeThoughts": True}, []),
         ("gemini-3.5-flash", ReasoningAsk("on", budget=31999, visible=True), None,
          {"thinkingLevel": "HIGH", "includeThoughts": True}, []),
-        ("gemini-3.5-flash", ReasoningAsk("adaptive"), None, None, []),
+        ("gemini-3.5-flash", ReasoningAsk("adaptive"), None, {"includeThoughts": True}, []),
         ("gemini-2.0-flash", ReasoningAsk(effort="high", visible=True), None, None, ["reasoning"]),
         ("gemini-2.0-flash", ReasoningAsk("off"), None, None, []),
     ],

@@ -171,7 +171,7 @@ def _reasoning(config: Node) -> ReasoningAsk | None:
     mode: Literal["off", "on", "adaptive"] | None = None
     match budget:
         case None:
-            mode = "on" if level else None
+            pass
         case 0:
             mode = "off"
         case _ if budget < 0:
@@ -488,8 +488,10 @@ def _thinking(request: Request, profile: Profile, losses: list[Loss]) -> dict[st
     off = ask.mode == "off" or (ask.mode is None and ask.effort == "none")
     if off and not profile.stops_thinking:
         losses.append(Loss("reasoning", NAME, reason="the model always thinks"))
-    if ask.visible is not None and not off:
-        config["includeThoughts"] = ask.visible
+    # Who asks for thinking in Anthropic's words sees it unless they say otherwise
+    visible = True if ask.visible is None and ask.mode in ("on", "adaptive") else ask.visible
+    if visible is not None and not off:
+        config["includeThoughts"] = visible
     return config or None
 
 
