@@ -213,10 +213,13 @@ class AiohttpUpstream:
         self._timeouts: dict[float, ClientTimeout] = {}
         self._pool: aiohttp.ClientSession | None = None
         self._single: aiohttp.ClientSession | None = None
+        self._closed = False
 
     async def send(self, request: UpstreamRequest) -> AiohttpResponse:
         """See Upstream. A connection out of the pool that turns out to be dead, at once and before any byte of an
         answer, is replaced by a fresh one, once, for every method: a mesh that closes idle ones makes it common."""
+        if self._closed:
+            raise UpstreamError(Phase.CONNECT, "The client is closed.")
         if self._pool is None:
             self._pool = self._open(pooled=True)
         exchange = _Exchange(asyncio.get_running_loop(), request)
@@ -230,6 +233,7 @@ class AiohttpUpstream:
 
     async def close(self) -> None:
         """Ends all connections, also those in use."""
+        self._closed = True
         for session in (self._pool, self._single):
             if session is not None:
                 await session.close()

@@ -64,8 +64,8 @@ class AiApi:
 
     async def models(self, resource_group: str) -> list[Mapping[str, Any]]:
         """The catalogue of models that may be deployed: ``model``, ``executableId``, ``versions``."""
-        answer = await self._get("/lm/scenarios/foundation-models/models", {}, resource_group)
-        return members(answer, "model", "/lm/scenarios/foundation-models/models")
+        path = "/lm/scenarios/foundation-models/models"
+        return members(await self._get(path, {}, resource_group), "model", self._what(path))
 
     async def _pages(
         self, path: str, query: Mapping[str, str], resource_group: str | None, identity: str
@@ -76,7 +76,7 @@ class AiApi:
         taken = 0
         for _ in range(PAGES):
             answer = await self._get(path, {**query, "$top": str(PAGE), "$skip": str(taken)}, resource_group)
-            page = members(answer, identity, path)
+            page = members(answer, identity, self._what(path))
             news = {item[identity]: item for item in page if item[identity] not in found}
             found |= news
             taken += len(page)
@@ -87,7 +87,7 @@ class AiApi:
         return list(found.values())
 
     async def _get(self, path: str, query: Mapping[str, str], resource_group: str | None) -> Mapping[str, Any]:
-        what = f"{self.key.name}: GET /v2{path}"
+        what = self._what(path)
         try:
             async with asyncio.timeout(self._timeout):
                 status, body = await self._fetch(path, query, resource_group)
@@ -103,6 +103,9 @@ class AiApi:
         if len(body) >= BODY_LIMIT or not isinstance(content, dict):
             raise AiApiError(f"{what}: the answer is not a JSON object of at most {BODY_LIMIT} bytes.", status)
         return content
+
+    def _what(self, path: str) -> str:
+        return f"{self.key.name}: GET /v2{path}"
 
     async def _fetch(self, path: str, query: Mapping[str, str], resource_group: str | None) -> tuple[int, bytes]:
         token = await self._tokens.token()
@@ -123,14 +126,14 @@ class AiApi:
         return await self._upstream.send(UpstreamRequest("GET", url, tuple(headers), None, limits))
 
 
-def members(answer: Mapping[str, Any], identity: str, path: str) -> list[Mapping[str, Any]]:
+def members(answer: Mapping[str, Any], identity: str, what: str) -> list[Mapping[str, Any]]:
     """The list ``resources`` of an answer, each with its identity. Raises AiApiError for anything else."""
     resources = answer.get("resources")
     if not isinstance(resources, list):
-        raise AiApiError(f"GET /v2{path}: the answer has no list of resources.", 200)
+        raise AiApiError(f"{what}: the answer has no list of resources.", 200)
     for item in resources:
         if not isinstance(item, dict) or not isinstance(item.get(identity), str) or not item[identity]:
-            raise AiApiError(f"GET /v2{path}: a resource without {identity} is listed.", 200)
+            raise AiApiError(f"{what}: a resource without {identity} is listed.", 200)
     return resources
 
 
