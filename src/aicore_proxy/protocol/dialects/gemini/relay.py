@@ -24,29 +24,32 @@ def cleaned(contents: Json, *, signed_calls: bool) -> Json:
     that skips the check. What is malformed is left for the upstream to name.
     """
     listed = contents if isinstance(contents, list) else [contents]
-    kept = [new for content in listed if (new := _content(content, signed_calls)) is not None]
-    same = len(kept) == len(listed) and all(new is old for new, old in zip(kept, listed, strict=True))
-    return contents if same else kept
+    kept = [new for content in listed for new in _content(content, signed_calls)]
+    return contents if _same(kept, listed) else kept
 
 
-def _content(content: Json, signed_calls: bool) -> Json:
-    """``content`` itself, a changed copy, or None where nothing is left of it."""
+def _same(new: list[Json], old: list[Json]) -> bool:
+    return len(new) == len(old) and all(one is other for one, other in zip(new, old, strict=True))
+
+
+def _content(content: Json, signed_calls: bool) -> list[Json]:
+    """``content`` itself, or a changed copy, or nothing where nothing is left of it."""
     wire = content.get("parts") if isinstance(content, Mapping) else None
     if not isinstance(wire, list | Mapping) or not wire:
-        return content
+        return [content]
     listed = wire if isinstance(wire, list) else [wire]
-    parts = [new for part in listed if (new := _part(part)) is not None]
+    parts = [new for part in listed for new in _part(part)]
     if signed_calls:
         _sign_first(parts)
-    if len(parts) == len(listed) and all(new is old for new, old in zip(parts, listed, strict=True)):
-        return content
-    return {**content, "parts": parts} if parts else None
+    if _same(parts, listed):
+        return [content]
+    return [{**content, "parts": parts}] if parts else []
 
 
-def _part(part: Json) -> Json:
-    """``part`` itself, a changed copy, or None where nothing is left of it."""
+def _part(part: Json) -> list[Json]:
+    """``part`` itself, or a changed copy, or nothing where nothing is left of it."""
     if not isinstance(part, Mapping):
-        return part
+        return [part]
     new = dict(part)
     for name in (*CALLS, *RESPONSES):
         inner = new.get(name)
@@ -58,8 +61,8 @@ def _part(part: Json) -> Json:
         if seal is not None and seal.family != HOME:
             del new[name]
             if new.get("thought") or new.get("text") == "":
-                return None
-    return part if new == part else new
+                return []
+    return [part if new == part else new]
 
 
 def _sign_first(parts: list[Json]) -> None:
