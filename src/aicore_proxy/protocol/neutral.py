@@ -124,7 +124,8 @@ class Turn(Struct, frozen=True):
 
 class Tool(Struct, frozen=True):
     """A tool the model may call. ``schema`` is its parameters' JSON Schema (``None``: takes nothing).
-    ``kind`` ``foreign``: a server-side or vendor-defined tool that only ``dialect`` understands, kept in ``block``."""
+    ``kind`` ``foreign``: a server-side or vendor-defined tool that only ``dialect`` understands, kept in ``block``. A
+    function with a ``dialect`` was declared in that dialect's deprecated form, in which its calls are answered."""
 
     name: str
     description: str | None = None
