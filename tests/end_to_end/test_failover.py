@@ -1,0 +1,127 @@
+"""Another deployment answers when one fails, whatever the fault, until the first content; turns are exact."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from typing import Any
+
+import aiohttp
+import pytest
+from tests.end_to_end.asking import CLAUDE, GEMINI, GPT, PATHS, PROTOCOLS, body, error_of, said, simulate
+from tests.end_to_end.conftest import Proxy, Simulator
+
+FAULTS: list[dict[str, Any]] = [
+    {"status": 408},
+    {"status": 429},
+    {"status": 500},
+    {"status": 502},
+    {"status": 503},
+    {"status": 529},
+    {"status": 403},
+    {"status": 404},
+    {"status": 401},
+    {"empty": True},
+    {"reset": True},
+    {"error_after": 0},
+    {"cut_after": 0},
+]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=str)
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("model", [GPT, CLAUDE, GEMINI])
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_fault_of_one_subaccount_is_none_of_the_client_s(
+    proxy: Proxy, simulator: Simulator, protocol: str, model: str, stream: bool, fault: dict[str, Any]
+) -> None:
+    if not stream and ("error_after" in fault or "cut_after" in fault):
+        pytest.skip("a fault of streams")
+    prompt = simulate(text="fine", at=["demo-eu"], **fault)
+    answers = [proxy.http.post(PATHS[protocol], json=body(protocol, model, prompt, stream=stream)) for _ in range(4)]
+
+    assert [said(protocol, answer) for answer in answers] == ["fine"] * 4
+    assert {answer.headers["x-aicore-proxy-subaccount"] for answer in answers} == {"demo-us"}
+    assert "2" in {answer.headers["x-aicore-proxy-attempts"] for answer in answers}
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_client_s_own_mistake_is_asked_once(proxy: Proxy, simulator: Simulator, protocol: str) -> None:
+    before = sum(simulator.received().values())
+
+    answer = proxy.http.post(
+        PATHS[protocol], json=body(protocol, CLAUDE, simulate(status=400, message="No such thing"))
+    )
+
+    assert answer.status_code == 400
+    assert "No such thing" in error_of(protocol, answer)["message"]
+    assert sum(simulator.received().values()) == before + 1
+
+
+@pytest.mark.parametrize(
+    ("status", "told"),
+    [
+        (429, {"chat": 429, "messages": 429}),
+        (500, {"chat": 500, "messages": 500}),
+        (503, {"chat": 503, "messages": 529}),
+        (529, {"chat": 503, "messages": 529}),
+        (403, {"chat": 502, "messages": 502}),
+        (404, {"chat": 502, "messages": 502}),
+        (401, {"chat": 502, "messages": 502}),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_when_all_fail_the_client_is_told_in_its_protocol(
+    proxy: Proxy, simulator: Simulator, protocol: str, stream: bool, status: int, told: dict[str, int]
+) -> None:
+    before = simulator.received()
+    prompt = simulate(status=status, retry_after=7, message="the upstream's own words")
+
+    answer = proxy.http.post(PATHS[protocol], json=body(protocol, GEMINI, prompt, stream=stream))
+
+    assert answer.status_code == told[protocol]
+    assert error_of(protocol, answer)["message"]
+    if status in (429, 503, 529):
+        assert answer.headers["retry-after"] == "7"
+        assert answer.headers["retry-after-ms"] == "7000"
+    asked = {id_: count - before[id_] for id_, count in simulator.received().items() if count != before[id_]}
+    # each of the plan once; a 401 twice: once more with a fresh token
+    assert set(asked.values()) == ({2} if status == 401 else {1})
+    assert len(asked) >= 2
+
+
+def test_a_revoked_token_is_renewed_once_for_all(proxy: Proxy, simulator: Simulator) -> None:
+    simulator.revoke_tokens()
+
+    answers = [proxy.http.post(PATHS["chat"], json=body("chat", GPT, "Hello!")) for _ in range(4)]
+
+    assert [answer.status_code for answer in answers] == [200] * 4
+
+
+async def test_turns_are_exact_under_concurrency_through_every_endpoint(
+    four: tuple[Simulator, Proxy],
+) -> None:
+    simulator, proxy = four
+    headers = {"Authorization": f"Bearer {proxy.key}"}
+    requests = [
+        ("/v1/chat/completions", "gpt-5", body("chat", "gpt-5", "Hello!")),
+        ("/v1/messages", "anthropic--claude-4.5-sonnet", body("messages", CLAUDE, "Hello!")),
+        ("/v1/messages", "gemini-2.5-pro", body("messages", GEMINI, "Hello!", stream=True)),
+        ("/v1/embeddings", "text-embedding-3-small", {"model": "text-embedding-3-small", "input": "a"}),
+    ]
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(proxy.url, connector=connector, headers=headers) as http:
+        for path, model, asked in requests:
+            before = simulator.received_by_subaccount(model)
+
+            async def once(path: str = path, asked: dict[str, Any] = asked) -> int:
+                async with http.post(path, json=asked) as answer:
+                    await answer.read()
+                    return answer.status
+
+            statuses = await asyncio.gather(*(once() for _ in range(1000)))
+
+            assert Counter(statuses) == {200: 1000}
+            after = simulator.received_by_subaccount(model)
+            assert {place: after[place] - before[place] for place in after} == dict.fromkeys(after, 250)
