@@ -199,8 +199,10 @@ class MessagesEncoder:
                 return self._say(mine, {"type": "input_json_delta", "partial_json": text})
             case Reasoning():
                 return b"" if self._hidden else self._say(mine, {"type": "thinking_delta", "thinking": text})
-            case _:
+            case Text() | Refusal():
                 return self._say(mine, {"type": "text_delta", "text": text})
+            case _:
+                return b""
 
     def _note(self, mine: Pending, block: Mapping[str, Json]) -> bytes:
         for citation in block.get("citations", ()):
@@ -242,6 +244,14 @@ class MessagesEncoder:
                 if isinstance(self._current.part, ToolCall):
                     return b""
                 out = self._stop_current()
+            for earlier in self._parts.values():
+                # Calls keep their order: the first of several may be the one that is sealed
+                if earlier is mine or self._current is not None:
+                    break
+                if isinstance(earlier.part, ToolCall):
+                    out += self._turn(earlier, settled=True)
+            if self._current is not None:
+                return out
             out += self._begin(mine)
         said, mine.texts = mine.texts, []
         return out + b"".join(frame("content_block_delta", {"index": mine.wire, "delta": delta}) for delta in said)
