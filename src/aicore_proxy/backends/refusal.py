@@ -29,7 +29,8 @@ def fault_of(dialect: Dialect, status: int, headers: Mapping[str, str], body: by
     502 with SAP's words: the client's key and model name were right.
     """
     value = _json(body)
-    own = dialect.decode_fault(status, value) if isinstance(value, dict) and status not in (401, 403, 404) else None
+    may_be_own = status >= 400 and status not in (401, 403, 404)
+    own = dialect.decode_fault(status, value) if isinstance(value, dict) and may_be_own else None
     words, code, inner = _said(value, headers) if value is not None else (_text(body, headers), None, {})
     waits = retry_after(headers, wall), retry_after(inner, wall), own.retry_after if own else None
     wait = max((seconds for seconds in waits if seconds is not None), default=None)
@@ -47,7 +48,7 @@ def _refused(status: int, words: str, code: str | None, wait: float | None) -> F
     if status == 404:
         words = f"SAP AI Core does not know the deployment: {words}"
         return Fault(Kind.UPSTREAM_FAILED, words, status=502, code="upstream_deployment_not_found")
-    if 300 <= status < 400 or status < 200:
+    if status < 400:
         words = f"SAP AI Core answered with an unexpected status {status}."
         return Fault(Kind.UPSTREAM_FAILED, words, status=502, code="upstream_error")
     return Fault(kind_of(status, words, code), words, status=status, code=code, retry_after=wait)
@@ -135,7 +136,7 @@ def _detail(value: Any) -> str:
 
 def _text(body: bytes, headers: Mapping[str, str]) -> str:
     """Plain words of the mesh edge; none of an HTML page's or of broken JSON."""
-    if _is_html(body, headers) or body.lstrip()[:1] in (b"{", b"["):
+    if _is_html(body, headers) or body.lstrip()[:1] in (b"{", b"[") or body.strip() == b"null":
         return ""
     return " ".join("".join(c if c.isprintable() else " " for c in body[:MAX_WORDS].decode(errors="ignore")).split())
 
