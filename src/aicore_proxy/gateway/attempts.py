@@ -23,7 +23,7 @@ from aicore_proxy.landscape import Deployment
 from aicore_proxy.protocol.dialects import Answering, Dialect, Target
 from aicore_proxy.protocol.fault import Fault, Kind
 from aicore_proxy.protocol.framing import framer_for
-from aicore_proxy.protocol.neutral import Loss, Request, Undo
+from aicore_proxy.protocol.neutral import Failure, Loss, Request, Undo
 from aicore_proxy.protocol.pipe import Pipe, Relay, Translation, translate_response
 from aicore_proxy.protocol.profiles import profile_of
 from aicore_proxy.protocol.seal import carried, native
@@ -220,8 +220,9 @@ class Attempts:
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
             raise unreadable_answer(body, response.headers) from None
         if not any(name in members for name in asked.source.answers):
-            inside = fault_of(asked.source, 500, response.headers, body, time.time()) if "error" in members else None
-            raise inside or unreadable_answer(body, response.headers)
+            # An error inside a 200, which the dialect's stream has too
+            failures = [e.fault for e in asked.source.stream_decoder().feed(body) if isinstance(e, Failure)]
+            raise failures[0] if failures and "error" in members else unreadable_answer(body, response.headers)
         if asked.source is call.dialect:
             return body
         await _breathe(call)

@@ -85,6 +85,10 @@ class Keys:
         """Whether ``key`` is one of the keys; failures are not noted."""
         return self._known(_digest(key)) is not None
 
+    def knows(self, key: str) -> bool:
+        """Whether a key is one of them; a wrong one is not counted as a failure."""
+        return self._known(_digest(key)) is not None
+
     def _known(self, digest: bytes) -> Caller | None:
         """Compares with every key, to the end, each in constant time: the time tells nothing."""
         found = None
