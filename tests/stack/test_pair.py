@@ -22,12 +22,14 @@ def question(path: str, target: str, body: bytes = b"{}") -> bytes:
 
 async def never(talk: Talk, peer: Peer) -> None:
     await talk.request()
+    peer.requests += 1
     await talk.until_gone()
 
 
 async def thinking(talk: Talk, peer: Peer) -> None:
     await talk.request()
     await talk.send(CHUNKED + chunk(b": thinking\n\n"))
+    peer.requests += 1
     await talk.until_gone()
 
 
@@ -35,6 +37,7 @@ async def talking(talk: Talk, peer: Peer) -> None:
     await talk.request()
     talk.watch()
     await talk.send(CHUNKED)
+    peer.requests += 1
     while not talk.gone.is_set():
         await talk.send(chunk(b"data: more\n\n"))
         await asyncio.sleep(0.01)
@@ -43,6 +46,7 @@ async def talking(talk: Talk, peer: Peer) -> None:
 async def half(talk: Talk, peer: Peer) -> None:
     await talk.request()
     await talk.send(OK + b"content-length: 100\r\n\r\n" + b"x" * 50)
+    peer.requests += 1
     await talk.until_gone()
 
 
@@ -64,19 +68,21 @@ async def test_a_client_that_leaves_frees_the_upstream_within_a_second(
     path, answer, sees_bytes = MOMENTS[moment]
     async with listening(answer, authority.server("127.0.0.1") if tls else None) as peer:
 
+        clients = 5
+
         async def leave() -> None:
             reader, writer = await asyncio.open_connection("127.0.0.1", relay.port)
             writer.write(question(path, peer.url()))
             if sees_bytes:
                 await reader.readuntil(b"data: more")
-            else:
-                await asyncio.sleep(0.25)
+            while peer.requests < clients:
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.1)
             if leaving == "rst":
                 reset(writer)
             else:
                 writer.close()
 
-        clients = 5
         await asyncio.gather(*(leave() for _ in range(clients)))
         left = time.monotonic()
         assert len(peer.talks) == clients

@@ -467,10 +467,10 @@ async def test_a_large_body_arrives_whole_and_the_loop_goes_on(upstream: Aiohttp
     gaps: list[float] = []
 
     async def ticking() -> None:
-        last = time.monotonic()
+        last = time.thread_time()  # the loop's own work, the peer's included, whatever else the machine does
         while True:
             await asyncio.sleep(0.001)
-            now = time.monotonic()
+            now = time.thread_time()
             gaps.append(now - last)
             last = now
 
@@ -479,7 +479,7 @@ async def test_a_large_body_arrives_whole_and_the_loop_goes_on(upstream: Aiohttp
         assert (await answered(upstream, post(peer, body, Timeouts())))[0] == 200
         ticks.cancel()
     assert received == [body]
-    assert max(gaps) < 0.5, max(gaps)
+    assert 0 < max(gaps) < 0.25, max(gaps)
 
 
 # Names
