@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from aicore_proxy.protocol.dialects.openai_chat.reading import NAME, malformed, member, optional, rest, typed
+from aicore_proxy.protocol.dialects.openai_chat.reading import NAME
 from aicore_proxy.protocol.neutral import Json, Loss, Output, ReasoningAsk, Sampling
+from aicore_proxy.protocol.openai_members import malformed, member, optional, rest, typed
 from aicore_proxy.protocol.profiles import Profile, effort_of, nearest_effort
 from aicore_proxy.protocol.schema import is_strict
 

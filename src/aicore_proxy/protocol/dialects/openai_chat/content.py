@@ -8,17 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-from aicore_proxy.protocol.dialects.openai_chat.reading import (
-    NAME,
-    cache_of,
-    malformed,
-    member,
-    optional,
-    rest,
-    typed,
-    wrong_type,
-)
+from aicore_proxy.protocol.dialects.openai_chat.reading import NAME, cache_of
 from aicore_proxy.protocol.neutral import NOTHING, Extras, Foreign, Json, Media, Part, Refusal, Text
+from aicore_proxy.protocol.openai_members import malformed, member, optional, rest, typed, wrong_type
 
 PDF = "application/pdf"
 _MEDIA_TYPES = {"pdf": PDF, "txt": "text/plain", "md": "text/markdown", "csv": "text/csv", "json": "application/json"}

@@ -18,18 +18,7 @@ from msgspec.structs import replace
 from aicore_proxy.protocol.dialects import Decoding
 from aicore_proxy.protocol.dialects.openai_chat.asking import decode_output, decode_reasoning, decode_sampling
 from aicore_proxy.protocol.dialects.openai_chat.content import decode_content
-from aicore_proxy.protocol.dialects.openai_chat.reading import (
-    FUNCTION_CALL,
-    NAME,
-    cache_of,
-    malformed,
-    member,
-    missing,
-    optional,
-    rest,
-    typed,
-    wrong_type,
-)
+from aicore_proxy.protocol.dialects.openai_chat.reading import FUNCTION_CALL, NAME, cache_of
 from aicore_proxy.protocol.dialects.openai_chat.tools import decode_choice, decode_tools
 from aicore_proxy.protocol.neutral import (
     NOTHING,
@@ -47,6 +36,7 @@ from aicore_proxy.protocol.neutral import (
     ToolResult,
     Turn,
 )
+from aicore_proxy.protocol.openai_members import malformed, member, missing, optional, rest, typed, wrong_type
 
 KNOWN = frozenset({"model", "messages", "tools", "tool_choice", "functions", "function_call", "parallel_tool_calls",
                    "max_tokens", "max_completion_tokens", "temperature", "top_p", "top_k", "stop", "seed",

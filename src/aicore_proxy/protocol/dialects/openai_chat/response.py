@@ -8,7 +8,7 @@ from typing import Any
 from aicore_proxy.protocol.dialects import Answering
 from aicore_proxy.protocol.dialects.openai_chat.content import data_url, of_data_url
 from aicore_proxy.protocol.dialects.openai_chat.faults import stream_fault, unreadable
-from aicore_proxy.protocol.dialects.openai_chat.reading import FUNCTION_CALL, NAME, rest
+from aicore_proxy.protocol.dialects.openai_chat.reading import FUNCTION_CALL, NAME
 from aicore_proxy.protocol.dialects.openai_chat.tools import is_legacy
 from aicore_proxy.protocol.dialects.openai_chat.usage import decode_finish, decode_usage, encode_finish, encode_usage
 from aicore_proxy.protocol.neutral import (
@@ -24,6 +24,7 @@ from aicore_proxy.protocol.neutral import (
     Text,
     ToolCall,
 )
+from aicore_proxy.protocol.openai_members import rest
 
 ID = "chatcmpl-"
 ANSWER = frozenset({"id", "object", "created", "model", "choices", "usage"})

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import msgspec
 
 from aicore_proxy.protocol.dialects.openai_chat.faults import stream_fault, unreadable
-from aicore_proxy.protocol.dialects.openai_chat.reading import FUNCTION_CALL, NAME, rest
+from aicore_proxy.protocol.dialects.openai_chat.reading import FUNCTION_CALL, NAME
 from aicore_proxy.protocol.dialects.openai_chat.response import (
     ANSWER,
     bare,
@@ -39,6 +39,7 @@ from aicore_proxy.protocol.neutral import (
     ToolCall,
     Usage,
 )
+from aicore_proxy.protocol.openai_members import rest
 
 DONE = b"[DONE]"
 MOST_CANDIDATES = 128

@@ -9,17 +9,9 @@ from typing import Any
 
 from msgspec import Struct
 
-from aicore_proxy.protocol.dialects.openai_chat.reading import (
-    NAME,
-    cache_of,
-    malformed,
-    member,
-    optional,
-    rest,
-    typed,
-    wrong_type,
-)
+from aicore_proxy.protocol.dialects.openai_chat.reading import NAME, cache_of
 from aicore_proxy.protocol.neutral import NOTHING, Extras, Json, Loss, Request, Tool, ToolChoice, Undo
+from aicore_proxy.protocol.openai_members import malformed, member, optional, rest, typed, wrong_type
 from aicore_proxy.protocol.profiles import Profile
 
 LONGEST_NAME = 64
@@ -281,12 +273,16 @@ def _encode_choice(
     if told is not None:
         members["function_call" if legacy else "tool_choice"] = _flat(told) if legacy else told
     if choice.parallel is not None:
-        if profile.family == "gpt" and profile.thinking == "effort" and profile.version < (5,):
-            # o1, o3, o4-mini: "Unsupported parameter" (OpenAI)
+        if one_call_only(profile):
             losses.append(Loss("parallel_tool_calls", NAME, reason="the model does not take it"))
         else:
             members["parallel_tool_calls"] = choice.parallel
     return members
+
+
+def one_call_only(profile: Profile) -> bool:
+    """Whether the model answers "Unsupported parameter" to ``parallel_tool_calls``: o1, o3, o4-mini (OpenAI)."""
+    return profile.family == "gpt" and profile.thinking == "effort" and profile.version < (5,)
 
 
 def _flat(told: Any) -> Any:

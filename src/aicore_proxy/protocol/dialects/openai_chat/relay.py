@@ -1,0 +1,105 @@
+"""What OpenAI's own API refuses in a Chat Completions request that other vendors' users write, and how to mend it.
+
+Bodies are relayed as bytes, so a member is decoded only if a search of its bytes finds one of ``FOREIGN``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from aicore_proxy.protocol.dialects.openai_chat.conversation import LONGEST_ID, short_id
+from aicore_proxy.protocol.neutral import Json
+
+THOUGHTS = ("reasoning_content", "reasoning", "reasoning_details", "thinking_blocks")
+"""Of a message: what models of other vendors thought, replayed by opencode, LiteLLM, OpenRouter's users."""
+
+FOREIGN = (*THOUGHTS, "provider_specific_fields", "cache_control")
+"""Members that OpenAI knows nowhere in a message."""
+
+THINKING_PARTS = frozenset({"thinking", "redacted_thinking", "reasoning"})
+"""Content parts that hold thoughts."""
+
+_NEEDLES = tuple(f'"{name}"'.encode() for name in (*FOREIGN, "thinking", "redacted_thinking"))
+_ANSWERS = b'"tool_call_id"'
+_LONG = re.compile(rb'\s*:\s*"[^"\\]{%d}' % (LONGEST_ID + 1))
+
+
+def suspicious(messages: bytes) -> bool:
+    """Whether the bytes of ``messages`` may hold something to mend. Quick: 20 MB of them must not stall others."""
+    return any(needle in messages for needle in _NEEDLES) or _long_ids(messages)
+
+
+def _long_ids(messages: bytes) -> bool:
+    at = messages.find(_ANSWERS)
+    while at >= 0:
+        end = at + len(_ANSWERS)
+        if _LONG.match(messages, end, end + LONGEST_ID + 16):
+            return True
+        at = messages.find(_ANSWERS, end)
+    return False
+
+
+def mended_messages(messages: Json, lost: set[str]) -> Json:
+    """``messages`` without what OpenAI does not take, whose names go to ``lost``; the same object if there is
+    nothing. Ids of calls that are too long are shortened, for call and result alike."""
+    if not isinstance(messages, list):
+        return messages
+    mended = [_message(message, lost) if isinstance(message, dict) else message for message in messages]
+    return mended if any(new is not old for new, old in zip(mended, messages, strict=True)) else messages
+
+
+def _message(message: dict[str, Json], lost: set[str]) -> dict[str, Json]:
+    new: dict[str, Any] = dict(message)
+    for name in FOREIGN:
+        if name in new:
+            lost.add(f"messages.{name}")
+            del new[name]
+    if isinstance(content := message.get("content"), list):
+        new["content"] = _parts(content, lost)
+    if isinstance(calls := message.get("tool_calls"), list):
+        new["tool_calls"] = [_call(call, lost) if isinstance(call, dict) else call for call in calls]
+    if isinstance(answered := message.get("tool_call_id"), str):
+        new["tool_call_id"] = short_id(answered)
+    return new if new != message else message
+
+
+def _parts(parts: list[Json], lost: set[str]) -> list[Json]:
+    kept: list[Json] = []
+    for part in parts:
+        if isinstance(part, dict) and part.get("type") in THINKING_PARTS:
+            lost.add(f"messages.content.{part['type']}")
+            continue
+        kept.append(unmarked(part, "messages.content", lost))
+    return kept
+
+
+def _call(call: dict[str, Json], lost: set[str]) -> Json:
+    call = unmarked(call, "messages.tool_calls", lost)
+    for name in ("provider_specific_fields", "extra_content"):
+        if name in call:
+            lost.add(f"messages.tool_calls.{name}")
+            call = {key: value for key, value in call.items() if key != name}
+    return {**call, "id": short_id(call["id"])} if isinstance(call.get("id"), str) else call
+
+
+def mended_tools(tools: Json, lost: set[str]) -> Json:
+    """``tools`` without prompt-cache breakpoints; the same object if there are none."""
+    if not isinstance(tools, list):
+        return tools
+    mended = []
+    for tool in tools:
+        new = unmarked(tool, "tools", lost)
+        if isinstance(new, Mapping) and isinstance(held := new.get("function"), dict):
+            inner = unmarked(held, "tools", lost)
+            new = new if inner is held else {**new, "function": inner}
+        mended.append(new)
+    return mended if any(new is not old for new, old in zip(mended, tools, strict=True)) else tools
+
+
+def unmarked(node: Json, path: str, lost: set[str]) -> Any:
+    if isinstance(node, dict) and "cache_control" in node:
+        lost.add(f"{path}.cache_control")
+        return {name: value for name, value in node.items() if name != "cache_control"}
+    return node
