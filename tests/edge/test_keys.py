@@ -94,6 +94,13 @@ def test_everything_else_is_refused(asked: ClientRequest) -> None:
     assert not any(part in refused.value.message for part in presented(asked))
 
 
+def test_a_key_can_be_looked_up() -> None:
+    keys = Keys([("mine", "right")], Throttle(failures=1), clock=Clock())
+    assert keys.knows("right")
+    assert not any(keys.knows(key) for key in ("", "wrong", "righ"))
+    assert fails(keys)[0] is Kind.UNAUTHENTICATED
+
+
 def test_no_key_is_right_where_there_are_none() -> None:
     for asked in (request(), request(("x-api-key", "")), request(("x-api-key", "any"))):
         with pytest.raises(Fault):

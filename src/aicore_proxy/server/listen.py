@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import socket
 import sys
@@ -44,7 +45,7 @@ def bind(host: str, port: int) -> list[socket.socket]:
 
 
 def _listener(family: int, address: tuple[Any, ...]) -> socket.socket | None:
-    """A listening socket; None: this machine has no such address family."""
+    """A listening socket; None: this machine has no such address family, or not that address of it."""
     try:
         listener = socket.socket(family, socket.SOCK_STREAM)
     except OSError:
@@ -59,8 +60,10 @@ def _listener(family: int, address: tuple[Any, ...]) -> socket.socket | None:
         listener.bind(address)
         listener.listen(BACKLOG)
         listener.setblocking(False)
-    except BaseException:
+    except OSError as error:
         listener.close()
+        if error.errno == errno.EADDRNOTAVAIL:
+            return None
         raise
     return listener
 
@@ -75,7 +78,7 @@ def server(app: Any, *, limits: Limits | None = None, graceful_timeout: float | 
         http=partial(EdgeProtocol, limits or Limits()),  # type: ignore[arg-type]  # called like the class that it wants
         loop="uvloop" if sys.platform != "win32" else "asyncio",
         ws="none",
-        lifespan="auto",
+        lifespan="off",
         interface="asgi3",
         backlog=BACKLOG,
         proxy_headers=False,
