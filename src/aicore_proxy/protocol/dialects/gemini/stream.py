@@ -57,8 +57,9 @@ def framed(payload: bytes) -> bytes:
     return b"data: " + payload + b"\n\n"
 
 
-KEEPALIVE = framed(b"{}")
-"""Comments break Gemini clients; an empty object is an answer without candidates."""
+KEEPALIVE = b"\n"
+"""A blank line. Comments break Gemini clients; an empty object, which none complains of, makes google-genai's chats
+forget the turn and call its functions for ever, since each chunk must hold a part."""
 
 
 class Decoder:
@@ -207,8 +208,13 @@ class _Candidate(Struct):
 
 
 class Encoder:
-    """Writes a client's stream. One per stream. A call is written once it is whole; a finish once the usage is known,
-    on one last chunk for all candidates: clients take the first ``finishReason`` for the end."""
+    """Writes a client's stream. One per stream.
+
+    A call is written once it is whole; finishes come last, on one chunk for all candidates: clients take the first
+    ``finishReason`` for the end. Every chunk has a part, else google-genai's chats forget the turn; calls in a row
+    share a chunk, the last ones the last chunk, since these chats make each chunk a Content, and results must follow
+    their calls at once.
+    """
 
     def __init__(self, answering: Answering) -> None:
         self._answering = answering
@@ -217,6 +223,8 @@ class Encoder:
         self._extras: dict[str, Json] = {}
         self._writing: dict[tuple[int, int], _Written] = {}
         self._waiting: dict[int, tuple[Reasoning, str]] = {}
+        self._last: tuple[int, list[dict[str, Json]]] | None = None
+        """Whole calls of a candidate that are written with what comes next."""
         self._finishes: dict[int, Finish] = {}
         self._usage: Usage | None = None
         self._begun = False
@@ -257,7 +265,7 @@ class Encoder:
     def fail(self, fault: Fault, request_id: str) -> bytes:
         """The error chunk, and nothing after it. Calls that are not whole are left out."""
         self._over = True
-        return framed(msgspec.json.encode(encode_fault(fault, request_id)[1]))
+        return self._released() + framed(msgspec.json.encode(encode_fault(fault, request_id)[1]))
 
     def _part(self, candidate: int, index: int) -> _Written:
         return self._writing.setdefault((candidate, index), _Written(Text("")))
@@ -301,7 +309,11 @@ class Encoder:
                 if seal is None and before is not None and bears(whole, before[0], self._answering.sealer):
                     seal = self._waiting.pop(candidate)[1]
                 out = self._waited(candidate)
-                return out + self._chunk(candidate, [self._writer().call(whole, seal)])
+                if self._last is not None and self._last[0] != candidate:
+                    out += self._released()
+                before_it = self._last[1] if self._last else []
+                self._last = (candidate, [*before_it, self._writer().call(whole, seal)])
+                return out
             case _Written(part=Reasoning() as thought, seal=str(seal), told=False, sealed=sealed):
                 # It may stand on the call that follows
                 self._waiting[candidate] = (msgspec.structs.replace(thought, text="", seal=sealed), seal)
@@ -316,16 +328,25 @@ class Encoder:
         before = self._waiting.pop(candidate, None)
         return b"" if before is None else self._chunk(candidate, [alone(*before)])
 
+    def _released(self) -> bytes:
+        last, self._last = self._last, None
+        return b"" if last is None else self._chunk(*last)
+
     def _done(self) -> bytes:
         self._over = True
         out = b"".join(self._closed(candidate, index) for candidate, index in list(self._writing))
         out += b"".join(self._waited(candidate) for candidate in list(self._waiting))
+        parts: list[dict[str, Json]] = [{"text": ""}]
+        if self._last is not None and list(self._finishes) == [self._last[0]]:
+            parts = self._last[1]
+        else:
+            out += self._released()
         candidates: list[dict[str, Json]] = []
-        blocked = not self._begun and "promptFeedback" in self._extras
+        blocked = not self._begun and self._last is None and "promptFeedback" in self._extras
         for number, finish in sorted(self._finishes.items()) if not blocked else ():
             extras = {name: value for name, value in finish.extras.items() if name != "finishReason"}
             reason = finish.extras.get("finishReason") or WIRE_FINISH[finish.reason]
-            content = {"role": "model", "parts": [{"text": ""}]}
+            content = {"role": "model", "parts": parts}
             candidates.append({"content": content, "finishReason": reason, "index": number, **extras})
         body = {"usageMetadata": wire_usage(self._usage or Usage()), **self._extras}
         return out + self._frame(({"candidates": candidates} if candidates else {}) | body)
@@ -337,7 +358,8 @@ class Encoder:
         if not parts:
             return b""
         self._begun = True
-        return self._frame({"candidates": [{"content": {"role": "model", "parts": parts}, "index": candidate}]})
+        held = self._released()
+        return held + self._frame({"candidates": [{"content": {"role": "model", "parts": parts}, "index": candidate}]})
 
     def _frame(self, body: dict[str, Json]) -> bytes:
         return framed(msgspec.json.encode({**body, "modelVersion": self._model, "responseId": self._id}))
