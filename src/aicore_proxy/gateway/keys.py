@@ -81,6 +81,10 @@ class Keys:
         words = "An API key is needed: send it as 'Authorization: Bearer <key>' or 'x-api-key: <key>'."
         raise Fault(Kind.UNAUTHENTICATED, words, code="invalid_api_key", headers=(("www-authenticate", "Bearer"),))
 
+    def knows(self, key: str) -> bool:
+        """Whether a key is one of them; a wrong one is not counted as a failure."""
+        return self._known(_digest(key)) is not None
+
     def _known(self, digest: bytes) -> Caller | None:
         """Compares with every key, to the end, each in constant time: the time tells nothing."""
         found = None
