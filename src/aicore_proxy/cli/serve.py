@@ -8,25 +8,23 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
-import uvicorn
 
 from aicore_proxy.cli.demo import simulated
 from aicore_proxy.config.settings import Settings, SettingsError, from_environment, state_folder
 from aicore_proxy.gateway.listing import names
 from aicore_proxy.sap.credentials import CredentialsError, Found, ServiceKey, find_service_keys, service_key
+from aicore_proxy.server import listen
 from aicore_proxy.server.compose import Proxy, is_loopback
-from aicore_proxy.server.edge import EdgeProtocol, Limits
+from aicore_proxy.server.edge import Limits
 from aicore_proxy.server.keyfile import ClientKey, KeyFileError, obtain_key
 from aicore_proxy.telemetry import logs
 
 log = logging.getLogger("aicore_proxy.cli")
 
-BACKLOG = 4096
 GRACE = 5
 """Seconds for answers in flight after SIGTERM."""
 FIRST_LOOK = 5.0
@@ -101,14 +99,14 @@ def _serve(settings: Settings, keys: Sequence[ServiceKey], told: list[str], *, d
         client_key = obtain_key(settings.api_key, state_folder(os.environ))
     except KeyFileError as error:
         raise click.ClickException(str(error)) from None
-    listener = _listener(settings)
-    host, port = listener.getsockname()[:2]
+    listeners = _listeners(settings)
+    host, port = listeners[0].getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     told += [f"Base URL: http://{shown}:{port}", _key_line(client_key, shown_always=demo)]
     for line in told:
         click.echo(line)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_live(settings, client_key.key, keys, listener, f"http://{shown}:{port}", demo=demo))
+        runner.run(_live(settings, client_key.key, keys, listeners, f"http://{shown}:{port}", demo=demo))
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -119,16 +117,12 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-def _listener(settings: Settings) -> socket.socket:
+def _listeners(settings: Settings) -> list[socket.socket]:
     try:
-        return socket.create_server(
-            (settings.host, settings.port),
-            family=socket.AF_INET6 if ":" in settings.host else socket.AF_INET,
-            backlog=BACKLOG,
-        )
+        return listen.bind(settings.host, settings.port)
     except OSError as error:
-        words = f"Port {settings.port} on {settings.host} cannot be opened: {error.strerror}. Choose another: --port."
-        raise click.ClickException(words) from None
+        words = f"Port {settings.port} on {settings.host} cannot be opened: {error.strerror or error}."
+        raise click.ClickException(f"{words} Choose another: --port.") from None
 
 
 def _key_line(client_key: ClientKey, *, shown_always: bool) -> str:
@@ -140,26 +134,25 @@ def _key_line(client_key: ClientKey, *, shown_always: bool) -> str:
 
 
 async def _live(
-    settings: Settings, api_key: str, keys: Sequence[ServiceKey], listener: socket.socket, url: str, *, demo: bool
+    settings: Settings,
+    api_key: str,
+    keys: Sequence[ServiceKey],
+    listeners: list[socket.socket],
+    url: str,
+    *,
+    demo: bool,
 ) -> None:
+    listen.raise_descriptor_limit()
     proxy = Proxy(settings, api_key, keys)
     limits = Limits(head=settings.head_limit, head_time=settings.head_timeout, idle=settings.idle_timeout)
-    config = uvicorn.Config(
-        proxy.application,
-        http=partial(EdgeProtocol, limits),  # type: ignore[arg-type]  # any callable that makes a protocol
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        backlog=BACKLOG,
-        timeout_graceful_shutdown=GRACE,
-    )
+    server = listen.server(proxy.application, limits=limits, graceful_timeout=GRACE)
     await proxy.start()
     try:
         proxy.supervisor.start("greeting", _greet(proxy, api_key if demo else "$AICORE_PROXY_API_KEY", url))
         # uvicorn raises the signals again that ended it: everything below must still run
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _already_heard)
-        await uvicorn.Server(config).serve([listener])
+        await server.serve(listen.spread(listeners))
     finally:
         await proxy.aclose()
 

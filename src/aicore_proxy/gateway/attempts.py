@@ -21,6 +21,7 @@ from aicore_proxy.gateway.call import Attempt, Call
 from aicore_proxy.gateway.record import Observer
 from aicore_proxy.landscape import Deployment
 from aicore_proxy.protocol.dialects import Answering, Dialect, Target
+from aicore_proxy.protocol.envelope import Envelope
 from aicore_proxy.protocol.fault import Fault, Kind
 from aicore_proxy.protocol.framing import framer_for
 from aicore_proxy.protocol.neutral import Failure, Loss, Request, Undo
@@ -66,6 +67,8 @@ class Asked(Struct, frozen=True):
     prepared: Prepared
     source: Dialect
     undo: Undo = Undo()
+    answers: tuple[str, ...] = ()
+    """Members one of which the answer has; empty: those of the dialect."""
 
     def pipe(self, call: Call, content_type: str) -> Pipe:
         framer = framer_for(content_type)
@@ -83,13 +86,18 @@ def answering(call: Call, undo: Undo = NO_UNDO) -> Answering:
 
 
 class Attempts:
-    """Runs calls. Owns nothing that changes but what its parts own themselves."""
+    """Runs calls. Owns nothing that changes but what its parts own themselves.
+
+    ``backends`` and ``embedders``: by SAP's executable; only deployments of these are in the catalog (of models that
+    make embeddings, only deployments that have an embedder).
+    """
 
     def __init__(
         self,
         *,
         router: Router,
         backends: Mapping[str, Backend],
+        embedders: Mapping[str, Callable[[Envelope], Prepared]],
         dialects: Mapping[str, Dialect],
         tokens: Mapping[str, Tokens],
         upstream: Upstream,
@@ -99,6 +107,7 @@ class Attempts:
     ) -> None:
         self._router = router
         self._backends = backends
+        self._embedders = embedders
         self._dialects = dialects
         self._tokens = tokens
         self._upstream = upstream
@@ -167,6 +176,8 @@ class Attempts:
         deployment = attempt.deployment
         backend = self._backends[deployment.executable]
         ask = Ask(call.stream, call.betas)
+        if call.embeds:
+            return Asked(self._embedders[deployment.executable](call.envelope), call.dialect, answers=("data",))
         if backend.dialect == call.dialect.name:
             asked = Asked(backend.relayed(call.envelope, deployment, ask), call.dialect)
         else:
@@ -219,7 +230,7 @@ class Attempts:
             members = _members.decode(body)
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
             raise unreadable_answer(body, response.headers) from None
-        if not any(name in members for name in asked.source.answers):
+        if not any(name in members for name in asked.answers or asked.source.answers):
             # An error inside a 200, which the dialect's stream has too
             failures = [e.fault for e in asked.source.stream_decoder().feed(body) if isinstance(e, Failure)]
             raise failures[0] if failures and "error" in members else unreadable_answer(body, response.headers)

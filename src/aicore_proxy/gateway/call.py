@@ -33,6 +33,7 @@ class Call:
 
     ``model``: as the client named it; ``sap_model``: what that resolved to. ``deadline``: monotonic seconds until
     which content must have come. ``betas``: the client's ``anthropic-beta`` values. ``strict``: any loss is a 400.
+    ``embeds``: embeddings are wanted.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Call:
         seals: SealKeeper,
         betas: tuple[str, ...] = (),
         strict: bool = False,
+        embeds: bool = False,
     ) -> None:
         self.id = request_id
         self.caller = caller
@@ -62,6 +64,7 @@ class Call:
         self.deadline = deadline
         self.betas = betas
         self.strict = strict
+        self.embeds = embeds
         self.seals = seals
         self.attempts: list[Attempt] = []
 

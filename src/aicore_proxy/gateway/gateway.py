@@ -138,7 +138,7 @@ class Gateway:
         try:
             caller = self._keys.authenticate(request)
             envelope = Envelope.parse(await request.body(self._body_limit))
-            call = await self._call(request, endpoint, caller, envelope)
+            call = await self._call(request, endpoint, caller, envelope, embeds=True)
             body = await embedded(self._attempts, call)
         except Fault as fault:
             return self._refused(request, endpoint, fault, call)
@@ -160,7 +160,9 @@ class Gateway:
 
     # What they have in common
 
-    async def _call(self, request: ClientRequest, endpoint: Endpoint, caller: Caller, envelope: Envelope) -> Call:
+    async def _call(
+        self, request: ClientRequest, endpoint: Endpoint, caller: Caller, envelope: Envelope, *, embeds: bool = False
+    ) -> Call:
         if not self._keep_serving():
             raise Fault(Kind.OVERLOADED, "The proxy is shutting down.", code="shutting_down", retry_after=1)
         sap_model = await self._resolved(envelope)
@@ -172,11 +174,12 @@ class Gateway:
             model=envelope.get("model", str) or "",
             sap_model=sap_model,
             deployments=self._landscape.catalog.by_name[sap_model],
-            stream=envelope.get("stream", bool) or False,
+            stream=not embeds and (envelope.get("stream", bool) or False),
             deadline=request.received + self._deadline,
             seals=self._seals,
             betas=beta_values(request),
             strict=(request.header(STRICT) or "").lower() in ("1", "true", "yes"),
+            embeds=embeds,
         )
 
     async def _resolved(self, envelope: Envelope) -> str:

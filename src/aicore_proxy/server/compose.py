@@ -40,8 +40,9 @@ from aicore_proxy.upstream import AiohttpUpstream, Proxies, tls_context
 DIALECTS: Mapping[str, Dialect] = {
     dialect.name: dialect for dialect in (openai_chat.DIALECT, anthropic_messages.DIALECT, gemini.DIALECT)
 }
+AZURE = AzureOpenAI()
 BACKENDS: Mapping[str, Backend] = {
-    "azure-openai": AzureOpenAI(),
+    "azure-openai": AZURE,
     "aws-bedrock": AwsBedrock(),
     "gcp-vertexai": GcpVertexAI(),
 }
@@ -103,6 +104,7 @@ class Proxy:
         attempts = Attempts(
             router=Router(RoundRobin(), settings.max_attempts),
             backends=BACKENDS,
+            embedders={"azure-openai": AZURE.embeddings},
             dialects=DIALECTS,
             tokens=self._tokens,
             upstream=self._upstream,
