@@ -260,7 +260,7 @@ class AiohttpUpstream:
         data: bytes | AsyncIterator[memoryview] | None = request.body
         if request.body is not None and len(request.body) > PIECE_SIZE:
             headers["Content-Length"] = str(len(request.body))
-            data = pieces(request.body)
+            data = exchange.upload(request.body)
         connect = request.timeouts.connect
         if (timeout := self._timeouts.get(connect)) is None:
             timeout = self._timeouts[connect] = ClientTimeout(total=None, connect=connect)
@@ -287,12 +287,6 @@ class AiohttpUpstream:
             _current.reset(token)
             exchange.disarm()
         return AiohttpResponse(answer, exchange)
-
-
-async def pieces(body: bytes) -> AsyncIterator[memoryview]:
-    view = memoryview(body)
-    for start in range(0, len(view), PIECE_SIZE):
-        yield view[start : start + PIECE_SIZE]
 
 
 class AiohttpResponse:
@@ -353,7 +347,7 @@ class AiohttpResponse:
         if piece:
             self._taken += len(piece)
             return piece
-        self._disarm()
+        self._end()
         if self._exchange.timed_out or self._exchange.reset:
             # a body that only the end of its connection ends: neither of these is that end
             raise self._cut()
@@ -377,7 +371,7 @@ class AiohttpResponse:
 
     def _end(self) -> None:
         self._disarm()
-        if not self._answer.closed:
+        if not self._answer.closed or self._exchange.uploading:
             self._exchange.abort()
             self._answer.close()
 
@@ -438,7 +432,7 @@ class _StaleConnectionError(Exception):
 class _Exchange:
     """One request on its connection. Owned by the attempt that made it; the connector fills it in."""
 
-    __slots__ = ("_timer", "connection", "fresh", "loop", "request", "started", "timed_out", "transport")
+    __slots__ = ("_timer", "connection", "fresh", "loop", "request", "started", "timed_out", "transport", "uploading")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, request: UpstreamRequest) -> None:
         self.loop = loop
@@ -446,6 +440,7 @@ class _Exchange:
         self.started = loop.time()
         self.fresh = False
         self.timed_out = False
+        self.uploading = False  # a long body, of which not all was given to the connection
         self.transport: asyncio.Transport | None = None
         self.connection: _Connection | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -466,6 +461,13 @@ class _Exchange:
         self.fresh = not self.connection.used
         self.connection.used = True
         self._timer = self.loop.call_later(self.request.timeouts.first_byte, self.expire)
+
+    async def upload(self, body: bytes) -> AsyncIterator[memoryview]:
+        self.uploading = True
+        view = memoryview(body)
+        for start in range(0, len(view), PIECE_SIZE):
+            yield view[start : start + PIECE_SIZE]
+        self.uploading = False
 
     def disarm(self) -> None:
         if self._timer is not None:

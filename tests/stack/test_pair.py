@@ -67,7 +67,6 @@ async def test_a_client_that_leaves_frees_the_upstream_within_a_second(
 ) -> None:
     path, answer, sees_bytes = MOMENTS[moment]
     async with listening(answer, authority.server("127.0.0.1") if tls else None) as peer:
-
         clients = 5
 
         async def leave() -> None:

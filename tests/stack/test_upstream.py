@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable
 
+import psutil
 import pytest
 from tests.stack.conftest import Authority
 from tests.stack.peers import CHUNKED, OK, Peer, Talk, chunk, listening, scripted, whole
@@ -454,6 +455,23 @@ async def test_n06_an_early_answer_is_delivered_and_the_upload_stopped(upstream:
         assert taken < 20 * 1024 * 1024
         await answered(upstream, post(peer))
         assert len(peer.talks) == 2
+
+
+async def test_an_early_answer_of_a_peer_that_never_reads_on_leaves_no_connection(upstream: AiohttpUpstream) -> None:
+    async def early(talk: Talk, peer: Peer) -> None:
+        await talk.head()
+        await talk.send(whole(b"busy", "429 Too Many Requests"))
+        await asyncio.Event().wait()
+
+    async with listening(early) as peer:
+        assert await answered(upstream, post(peer, bytes(20 * 1024 * 1024))) == (429, b"busy")
+        await eventually(lambda: not established(peer.port), 1.0)
+
+
+def established(port: int) -> list[object]:
+    """Our own ends of connections to ``port`` that are still open."""
+    own = psutil.Process().net_connections("tcp")
+    return [c for c in own if c.raddr and c.raddr.port == port and c.status == psutil.CONN_ESTABLISHED]
 
 
 async def test_a_large_body_arrives_whole_and_the_loop_goes_on(upstream: AiohttpUpstream, authority: Authority) -> None:
