@@ -126,7 +126,7 @@ class MessagesAmended:
         if kind == "tool_reference":
             self._amending.lost(f"{path}.tool_reference", "told in words")
             return {"type": "text", "text": f"The tool {block.get('tool_name')} is available now."}
-        if kind is not None:
+        if isinstance(kind, str):
             self._amending.lost(f"{path}.{kind}", "Bedrock does not know this block")
             return None
         return block

@@ -33,14 +33,15 @@ def framed(payload: bytes) -> bytes:
     """One event's JSON as a frame with its ``event:`` line, which SAP leaves out (wire facts 4.2) and without which
     Anthropic's SDKs skip the event."""
     if payload.startswith(_FIRST):
-        kind = payload[len(_FIRST) : payload.index(b'"', len(_FIRST))] if b'"' in payload[len(_FIRST) :] else b""
+        end = payload.find(b'"', len(_FIRST))
+        kind = payload[len(_FIRST) : end] if end > 0 else b""
     else:
         try:
             kind = _typed.decode(payload).type.encode()
         except (msgspec.MsgspecError, UnicodeDecodeError):
             kind = b""
     lines = payload.replace(b"\r\n", b"\n").replace(b"\n", b"\ndata: ") if b"\n" in payload else payload
-    return b"event: " + kind + b"\ndata: " + lines + b"\n\n" if kind else b"data: " + lines + b"\n\n"
+    return b"event: %b\ndata: %b\n\n" % (kind, lines) if kind else b"data: %b\n\n" % lines
 
 
 DIALECT = Dialect(
@@ -56,7 +57,7 @@ DIALECT = Dialect(
     encode_fault=encode_fault,
     framed=framed,
     keepalive=b'event: ping\ndata: {"type": "ping"}\n\n',
-    notable=(b'"usage"', b'"error"', b'"message_stop"'),
+    notable=(b'"usage"', b'"stop_reason"', b'"error"', b'"message_stop"'),
     answers=("content",),
     ending=b'event: message_stop\ndata: {"type":"message_stop"}\n\n',
     request_id_header="request-id",

@@ -105,8 +105,9 @@ class MessagesEncoder:
                 return self._sealed(index, seal)
             case Annotated(index=index, dialect=dialect, block=block):
                 mine = self._parts.get(index)
-                own = dialect == NAME and mine is not None and not mine.closed
-                return self._note(mine, block) if own and mine is not None else b""
+                if dialect != NAME or mine is None or mine.closed or not isinstance(mine.part, Text):
+                    return b""
+                return self._note(mine, block)
             case Close(index=index):
                 return self._close(index)
             case Finish():
@@ -182,7 +183,7 @@ class MessagesEncoder:
                     mine.texts.append({"type": "text_delta", "text": text})
                 if isinstance(extras.get("citations"), list):
                     mine.texts += [{"type": "citations_delta", "citation": one} for one in extras["citations"]]
-            case Reasoning(text=text) if text and not self._hidden:
+            case Reasoning(text=text, redacted=False) if text and not self._hidden:
                 mine.texts.append({"type": "thinking_delta", "thinking": text})
             case ToolCall(arguments=text) if text:
                 mine.texts.append({"type": "input_json_delta", "partial_json": text})
@@ -197,7 +198,7 @@ class MessagesEncoder:
         match mine.part:
             case ToolCall():
                 return self._say(mine, {"type": "input_json_delta", "partial_json": text})
-            case Reasoning():
+            case Reasoning(redacted=False):
                 return b"" if self._hidden else self._say(mine, {"type": "thinking_delta", "thinking": text})
             case Text() | Refusal():
                 return self._say(mine, {"type": "text_delta", "text": text})
