@@ -460,6 +460,7 @@ async def test_n06_an_early_answer_is_delivered_and_the_upload_stopped(upstream:
 async def test_an_early_answer_of_a_peer_that_never_reads_on_leaves_no_connection(upstream: AiohttpUpstream) -> None:
     async def early(talk: Talk, peer: Peer) -> None:
         await talk.head()
+        await asyncio.sleep(0.2)  # until the upload is stuck
         await talk.send(whole(b"busy", "429 Too Many Requests"))
         await asyncio.Event().wait()
 
