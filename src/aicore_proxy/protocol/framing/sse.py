@@ -38,6 +38,8 @@ class SseDecoder:
         if self._skip_lf and chunk:
             self._skip_lf = False
             chunk = chunk.removeprefix(b"\n")
+        if not self._parts and self._begun and _is_one(chunk):
+            return [Frame(chunk, chunk[6:-2])]
         if self._parts:
             # Only what is new, and the three bytes before it, can hold the end
             window = self._parts[-1][-3:] + chunk
@@ -91,6 +93,16 @@ class SseDecoder:
                 frames.append(frame)
         self._skip_lf = start == len(text) and text.endswith(b"\r")
         return frames, text[start:]
+
+
+def _is_one(chunk: bytes) -> bool:
+    """The commonest case: just one frame of one line."""
+    return (
+        chunk.startswith(b"data: ")
+        and chunk.find(b"\n") == len(chunk) - 2
+        and chunk[-1:] == b"\n"
+        and b"\r" not in chunk
+    )
 
 
 def _lf_only(text: bytes) -> tuple[list[Frame], bytes]:

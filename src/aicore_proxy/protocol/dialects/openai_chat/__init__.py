@@ -31,7 +31,8 @@ DIALECT = Dialect(
     encode_fault=encode_fault,
     framed=framed,
     keepalive=b": keep-alive\n\n",
-    notable=(b'"usage"', b'"error"', b'"message"', b'"finish_reason":"', b"[DONE]"),
+    # Azure's every frame has "usage":null and "finish_reason":null
+    notable=(b'"usage":{', b'"finish_reason":"', b'"error"', b"[DONE]"),
     answers=("choices",),
     ending=ENDING,
 )
