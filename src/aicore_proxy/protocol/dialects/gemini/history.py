@@ -61,6 +61,9 @@ class HistoryReader:
         return Turn(role, tuple(parts), extras=content.rest())
 
     def _parts(self, node: Node) -> list[Part]:
+        text = node.value.get("text")
+        if len(node.value) == 1 and isinstance(text, str):
+            return [Text(text)]
         if (call := node.node("functionCall")) is not None:
             call_id = call.text("id") or self._fresh()
             self._taken.add(call_id)

@@ -98,7 +98,7 @@ def _call(call: Node, call_id: str) -> ToolCall:
 
 def _result(response: Node, call_id: str, node: Node) -> ToolResult:
     value = response.take("response")
-    if value is not None and not isinstance(value, Mapping):
+    if value is not None and not isinstance(value, dict):
         # The API takes objects only; clients that send the bare words mean them
         value = {"output": value if isinstance(value, str) else msgspec.json.encode(value).decode()}
     said, is_error = _said(value or {})
@@ -174,18 +174,25 @@ def media_of(node: Node) -> Media | None:
     return None
 
 
+HEAD = 64
+"""Characters of base64 that are looked at: enough to tell it from a path or a URL, and no matter for 60 MB."""
+MAX_PLAIN = 1024 * 1024
+
+
 def _standard(data: str, node: Node) -> str:
     """Base64 in the standard alphabet, padded: the API takes both, other dialects' upstreams do not."""
     if "-" in data or "_" in data:
         data = data.replace("-", "+").replace("_", "/")
     data += "=" * (-len(data) % 4)
-    if not re.fullmatch(r"[A-Za-z0-9+/]*={0,2}", data):
+    if not re.fullmatch(r"[A-Za-z0-9+/\s]*={0,2}\s*", data[:HEAD]):
         raise malformed(node.at("data"), "base64")
     return data
 
 
 def _plain(data: str) -> str | None:
     """The text in base64, if it is UTF-8 that would be written the same way again."""
+    if len(data) > MAX_PLAIN:
+        return None
     try:
         text = base64.b64decode(data, validate=True).decode()
     except (binascii.Error, UnicodeError, ValueError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from aicore_proxy.protocol.dialects.gemini.parts import BYPASS, seal_of
@@ -34,8 +33,8 @@ def _same(new: list[Json], old: list[Json]) -> bool:
 
 def _content(content: Json, signed_calls: bool) -> list[Json]:
     """``content`` itself, or a changed copy, or nothing where nothing is left of it."""
-    wire = content.get("parts") if isinstance(content, Mapping) else None
-    if not isinstance(wire, list | Mapping) or not wire:
+    wire = content.get("parts") if isinstance(content, dict) else None
+    if not isinstance(wire, list | dict) or not wire:
         return [content]
     listed = wire if isinstance(wire, list) else [wire]
     parts = [new for part in listed for new in _part(part)]
@@ -48,12 +47,12 @@ def _content(content: Json, signed_calls: bool) -> list[Json]:
 
 def _part(part: Json) -> list[Json]:
     """``part`` itself, or a changed copy, or nothing where nothing is left of it."""
-    if not isinstance(part, Mapping):
+    if not isinstance(part, dict):
         return [part]
     new = dict(part)
     for name in (*CALLS, *RESPONSES):
         inner = new.get(name)
-        if isinstance(inner, Mapping) and "id" in inner:
+        if isinstance(inner, dict) and "id" in inner:
             new[name] = {key: value for key, value in inner.items() if key != "id"}
     for name in SIGNATURES:
         value = new.get(name)
@@ -67,7 +66,7 @@ def _part(part: Json) -> list[Json]:
 
 def _sign_first(parts: list[Json]) -> None:
     for position, part in enumerate(parts):
-        if isinstance(part, Mapping) and any(name in part for name in CALLS):
+        if isinstance(part, dict) and any(name in part for name in CALLS):
             if not any(part.get(name) for name in SIGNATURES):
                 parts[position] = {**part, "thoughtSignature": BYPASS}
             return

@@ -159,6 +159,8 @@ def _append(parts: list[Part], part: Part) -> None:
 def answer_parts(wire: Mapping[str, Json]) -> list[Part]:
     """One part of an answer. A call's name without a prefix that ends in a colon, which the model sometimes puts
     before the declared name (SAP AI Core wire facts, section 5). What cannot be read is kept whole."""
+    if len(wire) == 1 and isinstance(text := wire.get("text"), str):
+        return [Text(text)]
     try:
         parts = decode_part(Node(wire))
     except Fault:
@@ -243,7 +245,7 @@ def encode_fault(fault: Fault, request_id: str) -> tuple[int, dict[str, Json]]:
 def decode_fault(status: int, body: Mapping[str, Json]) -> Fault | None:
     """A Google error: ``{"error": {"code": 400, "message", "status", "details"}}``. None if ``body`` is none."""
     error = body.get("error")
-    if not isinstance(error, Mapping) or not isinstance(error.get("message"), str):
+    if not isinstance(error, dict) or not isinstance(error.get("message"), str):
         return None
     name = error.get("status")
     if not isinstance(name, str) and not isinstance(error.get("code"), int):

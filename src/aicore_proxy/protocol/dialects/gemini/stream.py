@@ -71,15 +71,15 @@ class Decoder:
         self._usage: Usage | None = None
 
     def feed(self, data: bytes) -> list[Event]:
-        if not data.strip() or data.strip() == b"[DONE]":
+        if len(data) < 16 and data.strip() in (b"", b"[DONE]"):
             return []
         try:
             body = msgspec.json.decode(data)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return [Failure(Fault(Kind.UPSTREAM_FAILED, "Gemini sent a piece of the stream that is no JSON."))]
         if isinstance(body, list):
-            body = next((item for item in body if isinstance(item, Mapping)), {})
-        if not isinstance(body, Mapping):
+            body = next((item for item in body if isinstance(item, dict)), {})
+        if not isinstance(body, dict):
             return [Failure(Fault(Kind.UPSTREAM_FAILED, "Gemini sent a piece of the stream that is no object."))]
         if (fault := embedded_fault(body)) is not None:
             return [Failure(fault)]
@@ -95,7 +95,7 @@ class Decoder:
         finishes: list[Finish] = []
         for position, wire in enumerate(as_objects(body.get("candidates"))):
             number = as_count(wire.get("index", position))
-            candidate = self._candidates.setdefault(number, _Candidate(number))
+            candidate = self._candidates.get(number) or self._candidates.setdefault(number, _Candidate(number))
             events += candidate.fed(wire)
             if (fault := candidate.fault) is not None:
                 return [*events, Failure(fault)]
