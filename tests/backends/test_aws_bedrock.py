@@ -246,6 +246,7 @@ def test_unknown_members_are_dropped_and_named() -> None:
         ("4.8-opus", {"thinking": {"type": "disabled"}, "temperature": 1, "top_p": 0.9},
          {"thinking": {"type": "disabled"}}, ["top_p"]),
         ("4.5-sonnet", {"temperature": 0.5, "top_p": 0.9}, {"temperature": 0.5}, ["top_p"]),
+        ("4.5-sonnet", {"temperature": 1.0, "top_p": 0.9}, {"top_p": 0.9}, []),
         ("3.5-sonnet", {"temperature": 0.5, "top_p": 0.9}, {"temperature": 0.5, "top_p": 0.9}, []),
         ("4.5-sonnet", {"output_format": {"type": "json_schema", "schema": {}}},
          {"output_config": {"format": {"type": "json_schema", "schema": {}}}}, []),

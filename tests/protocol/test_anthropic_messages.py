@@ -535,6 +535,7 @@ def test_effort_and_budget_are_one_monotonic_table() -> None:
             {"stop_sequences": ["a"]},
             {"stop_sequences"},
         ),
+        ("4.5-sonnet", Sampling(temperature=1, top_p=0.5), {"top_p": 0.5}, set()),
         ("4.8-opus", Sampling(temperature=0, top_k=1), {}, {"temperature", "top_k"}),
         ("4.5-sonnet", Sampling(seed=0, presence_penalty=0, logit_bias={}, n=1), {}, {"seed"}),
     ],

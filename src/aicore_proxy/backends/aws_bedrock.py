@@ -32,6 +32,8 @@ MEMBERS = (
 """What ``invoke`` takes at the top level."""
 TOOL = frozenset({"name", "description", "input_schema", "type", "cache_control"})
 MOST_MARKS = 4
+DEFAULT = (b"null", b"1", b"1.0")
+"""A temperature or top_p that asks for nothing."""
 
 _tools = msgspec.json.Decoder(list[dict[str, msgspec.Raw]])
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -276,12 +278,15 @@ def _output_config(amending: Amending, profile: Profile) -> bool:
 def _sampling(amending: Amending, profile: Profile) -> None:
     for name in ("temperature", "top_p", "top_k"):
         if name in amending and name in profile.refuses:
-            if bytes(amending.raw(name)) not in (b"null", b"1", b"1.0") or name == "top_k":
+            if bytes(amending.raw(name)) not in DEFAULT or name == "top_k":
                 amending.lost(name, "the model refuses it")
             amending.drop(name)
     if profile.one_of_sampling and "temperature" in amending and "top_p" in amending:
-        amending.drop("top_p")
-        amending.lost("top_p", "not together with temperature")
+        # 1 is what each is anyway
+        default = next((name for name in ("temperature", "top_p") if bytes(amending.raw(name)) in DEFAULT), None)
+        amending.drop(default or "top_p")
+        if default is None:
+            amending.lost("top_p", "not together with temperature")
 
 
 def _betas(amending: Amending, profile: Profile, header: tuple[str, ...], needed: list[str]) -> None:

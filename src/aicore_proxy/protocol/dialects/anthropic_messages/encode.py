@@ -120,8 +120,12 @@ def sampled(sampling: Sampling, profile: Profile, thinking: bool, draft: Draftin
         out["temperature"] = 1
         draft.lost("temperature", "at most 1")
     if profile.one_of_sampling and "temperature" in out and "top_p" in out:
-        del out["top_p"]
-        draft.lost("top_p", "not together with temperature")
+        # 1 is what each is anyway
+        if out["temperature"] == 1 or out["top_p"] == 1:
+            del out["temperature" if out["temperature"] == 1 else "top_p"]
+        else:
+            del out["top_p"]
+            draft.lost("top_p", "not together with temperature")
     if stop := [text for text in sampling.stop if draft.own or text.strip()]:
         out["stop_sequences"] = stop
     if len(stop) < len(sampling.stop):
