@@ -52,7 +52,8 @@ def encode_request(request: Request, target: Target) -> Encoded:
         draft.lost("messages", "the model takes no prefill: it is asked to go on instead")
         messages.append(Message("user", [{"type": "text", "text": CONTINUE}]))
         prefill = False
-    max_tokens = request.sampling.max_tokens or profile.max_output
+    asked_tokens = request.sampling.max_tokens
+    max_tokens = profile.max_output if asked_tokens is None else asked_tokens
     thinking = thinking_for(request, profile, messages, draft, max_tokens, forced=offer.forced, prefill=prefill)
     body = _body(request, target, offer, system, messages, thinking)
     body |= sampled(request.sampling, profile, thinking.on, draft)

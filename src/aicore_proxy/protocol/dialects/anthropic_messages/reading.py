@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import TypeVar
 
 from aicore_proxy.protocol.fault import Fault, Kind
-from aicore_proxy.protocol.neutral import CacheMark, Extras, Json
+from aicore_proxy.protocol.neutral import NOTHING, CacheMark, Extras, Json
 
 NAME = "anthropic_messages"
 HOME = "claude"
+
+MARK = frozenset({"type", "ttl"})
+NONE: frozenset[str] = frozenset()
 
 T = TypeVar("T")
 
@@ -41,7 +44,9 @@ def typed(value: Json, kind: type[T], path: str) -> T:
 def optional(node: Mapping[str, Json], name: str, kind: type[T], path: str) -> T | None:
     """The member ``name`` of ``node``, which stands at ``path``; None if absent or null."""
     value = node.get(name)
-    return None if value is None else typed(value, kind, f"{path}.{name}" if path else name)
+    if value is None or type(value) is kind:
+        return value
+    return typed(value, kind, f"{path}.{name}" if path else name)
 
 
 def member(node: Mapping[str, Json], name: str, kind: type[T], path: str) -> T:
@@ -52,16 +57,19 @@ def member(node: Mapping[str, Json], name: str, kind: type[T], path: str) -> T:
     return value
 
 
-def rest(node: Mapping[str, Json], known: Collection[str]) -> Extras:
+def rest(node: Mapping[str, Json], known: frozenset[str]) -> Extras:
     """The members of ``node`` that the codec does not know. Null ones mean the same as absent ones."""
+    if node.keys() <= known:
+        return NOTHING
     return {name: value for name, value in node.items() if name not in known and value is not None}
 
 
-def cache_of(node: Mapping[str, Json], extras: Extras, path: str) -> tuple[CacheMark | None, Extras]:
-    """The prompt-cache breakpoint on ``node``, and ``extras`` with what of ``cache_control`` is no part of it."""
-    control = optional(node, "cache_control", dict, path)
-    if control is None:
+def cache_of(node: Mapping[str, Json], known: frozenset[str], path: str) -> tuple[CacheMark | None, Extras]:
+    """The prompt-cache breakpoint on ``node``, and its members beside the ``known`` ones, with what of
+    ``cache_control`` is no part of a breakpoint."""
+    extras = rest(node, known)
+    if "cache_control" not in node or (control := optional(node, "cache_control", dict, path)) is None:
         return None, extras
     ttl = optional(control, "ttl", str, f"{path}.cache_control")
-    more = rest(control, ("type", "ttl") if control.get("type", "ephemeral") == "ephemeral" else ())
+    more = rest(control, MARK if control.get("type", "ephemeral") == "ephemeral" else NONE)
     return CacheMark(ttl), {**extras, "cache_control": more} if more else extras

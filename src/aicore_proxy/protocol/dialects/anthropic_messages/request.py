@@ -43,11 +43,21 @@ from aicore_proxy.protocol.neutral import (
 )
 from aicore_proxy.protocol.seal import restore
 
-REQUEST = (
-    *("model", "messages", "system", "tools", "tool_choice", "max_tokens", "temperature", "top_p", "top_k"),
-    *("stop_sequences", "stream", "metadata", "thinking", "output_config", "output_format", "cache_control"),
-)
-COMMON = ("type", "cache_control")
+# Members that the codec knows, by node
+REQUEST = frozenset((
+    "model", "messages", "system", "tools", "tool_choice", "max_tokens", "temperature", "top_p", "top_k",
+    "stop_sequences", "stream", "metadata", "thinking", "output_config", "output_format", "cache_control",
+))  # fmt: skip
+MESSAGE = frozenset(("role", "content"))
+TEXT = frozenset(("type", "cache_control", "text"))
+IMAGE = frozenset(("type", "cache_control", "source"))
+DOCUMENT = IMAGE | {"title"}
+THINKING = frozenset(("type", "thinking", "signature"))
+REDACTED = frozenset(("type", "data"))
+TOOL_USE = frozenset(("type", "cache_control", "id", "name", "input"))
+TOOL_RESULT = frozenset(("type", "cache_control", "tool_use_id", "content", "is_error"))
+TOOL = frozenset(("type", "cache_control", "name", "description", "input_schema", "strict"))
+CHOICE = frozenset(("type", "name", "disable_parallel_tool_use"))
 
 
 def decode_request(body: Mapping[str, Json], decoding: Decoding) -> Request:
@@ -61,10 +71,10 @@ def decode_request(body: Mapping[str, Json], decoding: Decoding) -> Request:
     ]
     if system := decode_system(body.get("system")):
         turns.insert(0, Turn("system", system))
-    extras = dict(rest(body, REQUEST))
+    cache, more = cache_of(body, REQUEST, "")
+    extras = dict(more)
     user = _user(body, extras)
     reasoning, output = _steering(body, extras)
-    cache, more = cache_of(body, extras, "")
     stream = optional(body, "stream", bool, "") or False
     return Request(
         source=NAME,
@@ -81,7 +91,7 @@ def decode_request(body: Mapping[str, Json], decoding: Decoding) -> Request:
         stream=stream if decoding.stream is None else decoding.stream,
         user=user,
         cache=cache,
-        extras=more,
+        extras=extras,
     )
 
 
@@ -98,7 +108,7 @@ def _sampling(body: Mapping[str, Json]) -> Sampling:
 
 def _user(body: Mapping[str, Json], extras: dict[str, Json]) -> str | None:
     metadata = optional(body, "metadata", dict, "") or {}
-    if more := rest(metadata, ("user_id",)):
+    if more := rest(metadata, frozenset(("user_id",))):
         extras["metadata"] = more
     return optional(metadata, "user_id", str, "metadata")
 
@@ -106,12 +116,12 @@ def _user(body: Mapping[str, Json], extras: dict[str, Json]) -> str | None:
 def _steering(body: Mapping[str, Json], extras: dict[str, Json]) -> tuple[ReasoningAsk | None, Output | None]:
     """How much to think, and in which form to answer: ``thinking``, ``output_config``, ``output_format``."""
     config = optional(body, "output_config", dict, "") or {}
-    more = dict(rest(config, ("effort", "format")))
+    more = dict(rest(config, frozenset(("effort", "format"))))
     form = optional(config, "format", dict, "output_config") or optional(body, "output_format", dict, "")
     output = None
     if form is not None and form.get("type") == "json_schema":
         output = Output("schema", schema=member(form, "schema", dict, "output_config.format"), strict=True)
-        form = dict(rest(form, ("type", "schema")))
+        form = dict(rest(form, frozenset(("type", "schema"))))
     if form:
         more["format"] = form
     if more:
@@ -130,7 +140,7 @@ def decode_thinking(thinking: Mapping[str, Json] | None, effort: str | None) -> 
         return ReasoningAsk(effort=effort) if effort else None
     kind = member(thinking, "type", str, "thinking")
     mode = _MODES.get(kind)
-    extras = dict(rest(thinking, ("budget_tokens", "display", *(("type",) if mode else ()))))
+    extras = dict(rest(thinking, frozenset(("budget_tokens", "display", *(("type",) if mode else ())))))
     display = optional(thinking, "display", str, "thinking")
     if display is not None and display not in _VISIBLE:
         extras["display"] = display
@@ -167,7 +177,7 @@ def decode_turn(message: Mapping[str, Json], path: str) -> Turn:
     if role is None:
         raise malformed(f"{path}.role", "Input should be 'user', 'assistant' or 'system'")
     parts = decode_content(message.get("content"), f"{path}.content")
-    return Turn(role, reattached(parts) if role == "assistant" else parts, extras=rest(message, ("role", "content")))
+    return Turn(role, reattached(parts) if role == "assistant" else parts, extras=rest(message, MESSAGE))
 
 
 def decode_content(content: Json, path: str) -> tuple[Part, ...]:
@@ -195,19 +205,17 @@ def reattached(parts: Sequence[Part]) -> tuple[Part, ...]:
 def decode_part(block: Mapping[str, Json], path: str) -> Part:
     """One content block, in a message, in ``system``, or in a tool result."""
     kind = member(block, "type", str, path)
-    cache, extras = cache_of(block, {}, path)
     match kind:
         case "text":
-            return Text(member(block, "text", str, path), cache, {**rest(block, (*COMMON, "text")), **extras})
+            return Text(member(block, "text", str, path), *cache_of(block, TEXT, path))
         case "image" | "document":
             return decode_media(block, kind, path)
         case "thinking":
             seal = restore(optional(block, "signature", str, path), HOME)
-            more = rest(block, ("type", "thinking", "signature"))
-            return Reasoning(optional(block, "thinking", str, path) or "", seal, extras=more)
+            return Reasoning(optional(block, "thinking", str, path) or "", seal, extras=rest(block, THINKING))
         case "redacted_thinking":
             seal = restore(member(block, "data", str, path), HOME)
-            return Reasoning("", seal, redacted=True, extras=rest(block, ("type", "data")))
+            return Reasoning("", seal, redacted=True, extras=rest(block, REDACTED))
         case "tool_use":
             return decode_call(block, path)
         case "tool_result":
@@ -219,19 +227,19 @@ def decode_part(block: Mapping[str, Json], path: str) -> Part:
 
 
 def decode_call(block: Mapping[str, Json], path: str) -> ToolCall:
-    cache, extras = cache_of(block, {}, path)
+    cache, extras = cache_of(block, TOOL_USE, path)
     arguments = optional(block, "input", dict, path)
     return ToolCall(
         id=member(block, "id", str, path),
         name=member(block, "name", str, path),
         arguments=encoded(arguments or {}, f"{path}.input"),
         cache=cache,
-        extras={**rest(block, (*COMMON, "id", "name", "input")), **extras},
+        extras=extras,
     )
 
 
 def decode_result(block: Mapping[str, Json], path: str) -> ToolResult:
-    cache, extras = cache_of(block, {}, path)
+    cache, extras = cache_of(block, TOOL_RESULT, path)
     content = block.get("content")
     pieces = decode_content(content, f"{path}.content") if content not in (None, "") else ()
     return ToolResult(
@@ -242,7 +250,7 @@ def decode_result(block: Mapping[str, Json], path: str) -> ToolResult:
         ),
         is_error=optional(block, "is_error", bool, path) or False,
         cache=cache,
-        extras={**rest(block, (*COMMON, "tool_use_id", "content", "is_error")), **extras},
+        extras=extras,
     )
 
 
@@ -262,9 +270,7 @@ def texts_of(blocks: Sequence[Json], path: str) -> list[str]:
 
 def decode_media(block: Mapping[str, Json], kind: Literal["image", "document"], path: str) -> Part:
     source = member(block, "source", dict, path)
-    cache, marks = cache_of(block, {}, path)
-    more = dict(marks)
-    known = (*COMMON, "source", "title") if kind == "document" else (*COMMON, "source")
+    cache, extras = cache_of(block, DOCUMENT if kind == "document" else IMAGE, path)
     at = f"{path}.source"
     fields: dict[str, Any] = {}
     match source.get("type"):
@@ -282,11 +288,11 @@ def decode_media(block: Mapping[str, Json], kind: Literal["image", "document"], 
             blocks = () if isinstance(content, str) else optional(source, "content", list, at) or ()
             words = content if isinstance(content, str) else "\n".join(texts_of(blocks, f"{at}.content"))
             fields = {"media_type": "text/plain", "text": words}
-            more["source"] = source
+            extras = {**extras, "source": source}
         case _:
             return Foreign(NAME, dict(block))
     name = optional(block, "title", str, path) if kind == "document" else None
-    return Media(kind, name=name, cache=cache, extras={**rest(block, known), **more}, **fields)
+    return Media(kind, name=name, cache=cache, extras=extras, **fields)
 
 
 # Tools
@@ -298,14 +304,14 @@ def decode_tool(tool: Mapping[str, Json], path: str) -> Tool:
     if kind not in (None, "custom"):
         name = optional(tool, "name", str, path) or kind
         return Tool(name, kind="foreign", dialect=NAME, block=dict(tool))
-    cache, extras = cache_of(tool, {}, path)
+    cache, extras = cache_of(tool, TOOL, path)
     return Tool(
         name=member(tool, "name", str, path),
         description=optional(tool, "description", str, path),
         schema=optional(tool, "input_schema", dict, path),
         strict=optional(tool, "strict", bool, path),
         cache=cache,
-        extras={**rest(tool, (*COMMON, "name", "description", "input_schema", "strict")), **extras},
+        extras=extras,
     )
 
 
@@ -325,7 +331,7 @@ def decode_choice(choice: Mapping[str, Json] | None) -> ToolChoice | None:
         mode=_CHOICES[kind],
         name=member(choice, "name", str, "tool_choice") if kind == "tool" else None,
         parallel=None if single is None else not single,
-        extras=rest(choice, ("type", "name", "disable_parallel_tool_use")),
+        extras=rest(choice, CHOICE),
     )
 
 

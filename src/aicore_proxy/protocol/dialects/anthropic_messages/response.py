@@ -24,7 +24,7 @@ from aicore_proxy.protocol.neutral import (
     ToolCall,
 )
 
-RESPONSE = ("id", "type", "role", "model", "content", "stop_reason", "stop_sequence", "usage")
+RESPONSE = frozenset(("id", "type", "role", "model", "content", "stop_reason", "stop_sequence", "usage"))
 ANSWERED = ("container", "context_management", "stop_details")
 """Members beside the known ones that an answer of ours may carry."""
 

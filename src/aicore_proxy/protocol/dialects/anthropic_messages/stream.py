@@ -36,6 +36,9 @@ from aicore_proxy.protocol.seal import restore
 _decode = msgspec.json.Decoder().decode
 UNREADABLE = "The model's stream has an event that cannot be read."
 BROKEN = "The model's stream broke off."
+STOPPED = frozenset(("stop_reason", "stop_sequence"))
+FINISHED = frozenset(("type", "delta", "usage"))
+TOOL_USE = frozenset(("type", "id", "name", "input"))
 DELTAS = {"text_delta": "text", "input_json_delta": "partial_json", "thinking_delta": "thinking"}
 
 
@@ -185,7 +188,7 @@ class MessagesDecoder:
             return [Tally(self._usage)] if self._usage is not None else []
         self._finished = True
         sequence = delta.get("stop_sequence")
-        extras = {**rest(delta, ("stop_reason", "stop_sequence")), **rest(event, ("type", "delta", "usage"))}
+        extras = {**rest(delta, STOPPED), **rest(event, FINISHED)}
         finish = Finish(
             STOPS.get(str(reason), "stop"),
             self._usage,
@@ -220,8 +223,7 @@ def opened(block: Mapping[str, Json]) -> Part | None:
             data = block.get("data")
             return Reasoning("", restore(data if isinstance(data, str) else None, HOME), redacted=True)
         case "tool_use":
-            known = ("type", "id", "name", "input")
-            return ToolCall(str(block.get("id") or ""), str(block.get("name") or ""), extras=rest(block, known))
+            return ToolCall(str(block.get("id") or ""), str(block.get("name") or ""), extras=rest(block, TOOL_USE))
         case _:
             return None
 
