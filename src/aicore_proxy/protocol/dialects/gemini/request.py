@@ -452,7 +452,7 @@ def _bounded(sampling: Sampling, profile: Profile, losses: list[Loss]) -> Sampli
     if sampling.logit_bias:
         losses.append(Loss("logit_bias", NAME, reason="no such setting"))
     changes: dict[str, Json] = {}
-    for name in profile.refuses:
+    for name in sorted(profile.refuses):
         if (value := getattr(sampling, name, None)) is not None:
             changes[name] = None
             # Zero is what the model does anyway
