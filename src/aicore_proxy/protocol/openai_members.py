@@ -33,6 +33,12 @@ def wrong_type(value: Json, wanted: str, path: str) -> Fault:
     return malformed(path, f"Invalid type for '{path}': expected {wanted}, but got {got} instead.")
 
 
+def not_offered(value: str, offered: Collection[str], path: str) -> Fault:
+    """Fault(MALFORMED) for a word that is none of ``offered``."""
+    words = ", ".join(f"'{word}'" for word in offered)
+    return malformed(path, f"Invalid value for '{path}': '{value[:64]}'. Supported values are: {words}.")
+
+
 def missing(path: str) -> Fault:
     return malformed(path, f"Missing required parameter: '{path}'.")
 

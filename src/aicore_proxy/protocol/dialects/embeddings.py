@@ -20,7 +20,7 @@ from msgspec import Struct
 
 from aicore_proxy.protocol.fault import Fault, Kind
 from aicore_proxy.protocol.neutral import Extras, Json, Usage
-from aicore_proxy.protocol.openai_members import malformed, member, missing, optional, typed, wrong_type
+from aicore_proxy.protocol.openai_members import malformed, member, missing, not_offered, optional, typed, wrong_type
 
 KNOWN = frozenset({"model", "input", "dimensions", "encoding_format", "user"})
 MOST_INPUTS = 2048
@@ -75,8 +75,7 @@ def _encoding(told: str | None) -> Encoding:
         case "base64":
             return "base64"
         case _:
-            words = f"Invalid value: '{told[:64]}'. Supported values are: 'float' and 'base64'."
-            raise malformed("encoding_format", words)
+            raise not_offered(told, ("float", "base64"), "encoding_format")
 
 
 def _inputs(told: Json) -> tuple[tuple[str, ...], tuple[tuple[int, ...], ...], bool]:

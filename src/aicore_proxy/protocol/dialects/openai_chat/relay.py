@@ -21,7 +21,8 @@ FOREIGN = (*THOUGHTS, "provider_specific_fields", "cache_control")
 THINKING_PARTS = frozenset({"thinking", "redacted_thinking", "reasoning"})
 """Content parts that hold thoughts."""
 
-_NEEDLES = tuple(f'"{name}"'.encode() for name in (*FOREIGN, "thinking", "redacted_thinking"))
+_NEEDLES = (b'"reasoning', b'"thinking', b'"redacted_thinking"', b'"provider_specific_fields"', b'"cache_control"')
+"""What one of the above holds, in few searches: each costs 5 ms over 20 MB."""
 _ANSWERS = b'"tool_call_id"'
 _LONG = re.compile(rb'\s*:\s*"[^"\\]{%d}' % (LONGEST_ID + 1))
 
@@ -77,10 +78,9 @@ def _parts(parts: list[Json], lost: set[str]) -> list[Json]:
 
 def _call(call: dict[str, Json], lost: set[str]) -> Json:
     call = unmarked(call, "messages.tool_calls", lost)
-    for name in ("provider_specific_fields", "extra_content"):
-        if name in call:
-            lost.add(f"messages.tool_calls.{name}")
-            call = {key: value for key, value in call.items() if key != name}
+    if "provider_specific_fields" in call:
+        lost.add("messages.tool_calls.provider_specific_fields")
+        call = {name: value for name, value in call.items() if name != "provider_specific_fields"}
     return {**call, "id": short_id(call["id"])} if isinstance(call.get("id"), str) else call
 
 

@@ -36,7 +36,16 @@ from aicore_proxy.protocol.neutral import (
     ToolResult,
     Turn,
 )
-from aicore_proxy.protocol.openai_members import malformed, member, missing, optional, rest, typed, wrong_type
+from aicore_proxy.protocol.openai_members import (
+    malformed,
+    member,
+    missing,
+    not_offered,
+    optional,
+    rest,
+    typed,
+    wrong_type,
+)
 
 KNOWN = frozenset({"model", "messages", "tools", "tool_choice", "functions", "function_call", "parallel_tool_calls",
                    "max_tokens", "max_completion_tokens", "temperature", "top_p", "top_k", "stop", "seed",
@@ -114,8 +123,7 @@ def _decode_message(message: Mapping[str, Json], path: str, unanswered: dict[str
             call_id = unanswered.pop(called, f"{FUNCTION_CALL}{number}")
             return Turn("user", (_decode_result(message, path, call_id),))
         case _:
-            offered = ", ".join(f"'{known}'" for known in ROLES)
-            raise malformed(f"{path}.role", f"Invalid value: '{role[:64]}'. Supported values are: {offered}.")
+            raise not_offered(role, ROLES, f"{path}.role")
 
 
 def _decode_result(message: Mapping[str, Json], path: str, call_id: str) -> ToolResult:

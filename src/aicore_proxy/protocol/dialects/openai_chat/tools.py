@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from aicore_proxy.protocol.dialects.openai_chat.reading import NAME, cache_of
 from aicore_proxy.protocol.neutral import NOTHING, Extras, Json, Loss, Request, Tool, ToolChoice, Undo
-from aicore_proxy.protocol.openai_members import malformed, member, optional, rest, typed, wrong_type
+from aicore_proxy.protocol.openai_members import member, not_offered, optional, rest, typed, wrong_type
 from aicore_proxy.protocol.profiles import Profile
 
 LONGEST_NAME = 64
@@ -93,8 +93,7 @@ def decode_choice(body: Mapping[str, Json]) -> ToolChoice | None:
         case "any":
             return ToolChoice("required", parallel=parallel)
         case str(told):
-            words = f"Invalid value: '{told[:64]}'. Supported values are: 'none', 'auto', and 'required'."
-            raise malformed(path, words)
+            raise not_offered(told, ("none", "auto", "required"), path)
         case dict(choice):
             return _choice(choice, path, parallel)
         case value:
@@ -126,7 +125,7 @@ def _named(choice: Mapping[str, Json], kind: str, path: str) -> str:
 def _allowed(held: Mapping[str, Json], path: str, parallel: bool | None) -> ToolChoice:
     mode = optional(held, "mode", str, path) or "auto"
     if mode not in ("auto", "required"):
-        raise malformed(f"{path}.mode", f"Invalid value: '{mode[:64]}'. Supported values are: 'auto' and 'required'.")
+        raise not_offered(mode, ("auto", "required"), f"{path}.mode")
     names = []
     for i, tool in enumerate(member(held, "tools", list, path)):
         here = f"{path}.tools[{i}]"
