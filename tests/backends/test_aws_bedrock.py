@@ -423,6 +423,25 @@ def test_system_messages_in_the_middle() -> None:
     assert "anthropic_beta" not in sent(old)
 
 
+def test_system_messages_where_claude_takes_none() -> None:
+    body = {"messages": [
+        {"role": "system", "content": "first"},
+        {"role": "user", "content": "q"},
+        blocks(text("a"), role="assistant"),
+        {"role": "system", "content": "<system-reminder>x</system-reminder>"},
+        blocks(text("b"), role="assistant"),
+        {"role": "system", "content": "last"},
+    ]}  # fmt: skip
+    for model in ("4.5-sonnet", "4.8-opus"):
+        assert sent(prepare(body, model))["messages"] == [
+            blocks(told("first"), text("q")),
+            blocks(text("a"), role="assistant"),
+            blocks(text("<system-reminder>x</system-reminder>")),
+            blocks(text("b"), role="assistant"),
+            blocks(told("last")),
+        ]
+
+
 def test_a_longer_history_does_not_change_what_was_sent_before() -> None:
     turns: list[Any] = []
     before: list[Any] = []

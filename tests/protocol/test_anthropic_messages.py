@@ -583,6 +583,14 @@ def test_a_schema_is_kept_by_the_models_own_means_or_by_a_tool() -> None:
     [
         {"type": "object", "additionalProperties": {"type": "string"}},
         {"type": "object", "properties": {"a": {"$ref": "#"}}, "required": ["a"]},
+        {
+            "$ref": "#/$defs/n",
+            "$defs": {
+                "n": {"type": "object", "properties": {"m": {"$ref": "#/$defs/m"}}},
+                "m": {"anyOf": [{"type": "null"}, {"$ref": "#/$defs/n"}]},
+            },
+        },
+        {"type": "object", "properties": {"open": {"type": "object"}}, "required": ["open"]},
         {"type": "object", "properties": {f"p{i}": {"type": "string"} for i in range(11)}},
     ],
 )
@@ -590,6 +598,39 @@ def test_a_schema_that_structured_output_refuses_becomes_a_tool(schema: dict[str
     encoded = encode(asked(user("q"), output=Output("schema", schema)))
     assert encoded.undo.output_tool == "json_output"
     assert "output_config" not in encoded.body
+
+
+def test_what_structured_output_has_no_word_for_is_told_in_words() -> None:
+    schema = {
+        "type": "object",
+        "description": "d",
+        "properties": {
+            "a": {"oneOf": [{"type": "string", "format": "date"}, {"type": "string", "format": "phone"}]},
+            "b": {"type": "array", "items": {"type": "string", "pattern": "x"}, "minItems": 3, "maxItems": 4},
+        },
+        "required": ["a", "b"],
+    }
+    output = Output("schema", schema, name="n", description="unused")
+    closed = encode(asked(user("q"), output=output)).body["output_config"]["format"]["schema"]
+    assert closed["title"] == "n"
+    assert closed["description"] == "d"
+    assert closed["properties"] == {
+        "a": {"anyOf": [{"type": "string", "format": "date"}, {"type": "string", "description": "format: phone"}]},
+        "b": {
+            "type": "array", "items": {"type": "string", "description": "pattern: x"},
+            "description": "minItems: 3 maxItems: 4",
+        },
+    }  # fmt: skip
+
+
+def test_a_forced_call_or_a_taken_name_does_not_hinder_the_output_tool() -> None:
+    output, old = Output("schema", SCHEMA, description="told"), "anthropic--claude-4-sonnet"
+    forced = encode(asked(user("q"), output=output, tools=(Tool("f"),), tool_choice=ToolChoice("tool", "f")), old)
+    assert (forced.undo.output_tool, fields(forced)) == (None, {"output.schema"})
+    taken = encode(asked(user("q"), output=output, tools=(Tool("json_output"),), tool_choice=ToolChoice("none")), old)
+    assert taken.undo.output_tool == "json_output_"
+    assert taken.body["tool_choice"] == {"type": "tool", "name": "json_output_"}
+    assert taken.body["tools"][1]["description"].startswith("told\n")
 
 
 def test_an_answer_that_cannot_be_kept_to_its_schema_is_refused() -> None:
@@ -617,6 +658,21 @@ def test_tools_of_other_apis() -> None:
     assert encoded.undo.custom_tools == {"free"}
     assert encoded.body["messages"][1]["content"][0]["input"] == {"input": "x = 1"}
     assert "tools.search" in fields(encoded)
+
+
+def test_a_tool_named_twice_is_offered_once() -> None:
+    encoded = encode(asked(user("q"), tools=(Tool("f", "first", strict=True), Tool("f", "second"))))
+    assert [tool.get("description") for tool in encoded.body["tools"]] == ["first"]
+    assert fields(encoded) == {"tools.f", "tools.strict"}
+
+
+@pytest.mark.parametrize("arguments", ["", "null", "[1]", "{broken", '"text"'])
+def test_calls_go_up_with_an_object_whatever_their_arguments_are(arguments: str) -> None:
+    block = messages(user("q"), assistant(ToolCall("i", "f", arguments)))[1]["content"][0]
+    kept = {"[1]": [1], "{broken": "{broken", '"text"': "text"}.get(arguments)
+    assert block["input"] == ({} if kept is None else {"arguments": kept})
+    response = Response("i", "m", (Candidate((ToolCall("i", "f", arguments),)),))
+    assert DIALECT.encode_response(response, answering())["content"][0]["input"] == block["input"]
 
 
 @pytest.mark.parametrize("choice", [ToolChoice("tool", "search"), ToolChoice("required")])
@@ -774,6 +830,7 @@ def test_an_answer_of_another_model_has_all_that_clients_need() -> None:
 def test_thoughts_are_hidden_but_not_their_seals_where_so_asked() -> None:
     response = Response("i", "m", (Candidate((Reasoning("secret", Seal("gpt", "enc")), Reasoning("bare"), Text("x"))),))
     to = answering(reasoning=ReasoningAsk("on", visible=False))
+    assert accumulated(written(unfold(response), to))["content"] == DIALECT.encode_response(response, to)["content"]
     content = DIALECT.encode_response(response, to)["content"]
     assert content[0] == {"type": "thinking", "thinking": "", "signature": wrap(Seal("gpt", "enc"))}
     assert [block["type"] for block in content] == ["thinking", "text"]
@@ -850,6 +907,7 @@ TEXT = [opened(0, type="text", text=""), delta(0, "text_delta", text="Hi"), stop
         [start(), *TEXT, STOP],
         [start(), {"type": "new_event", "x": 1}, *TEXT, delta(7, "new_delta"), ended("new_reason"), STOP, STOP],
         [start(), opened(0, type="text", text="Hi"), stopped(0), stopped(0), ended(None), ended("end_turn")],
+        [start(), start(), {"type": "content_block_start", "index": 1}, *TEXT, {"type": "content_block_delta"}, STOP],
     ],
 )
 def test_a_sloppy_stream_is_read_all_the_same(events: list[dict[str, Any]]) -> None:
@@ -895,6 +953,9 @@ def test_blocks_of_server_tools_come_whole() -> None:
         ('{"type":"error"}', Kind.UPSTREAM_FAILED, "broke off"),
         ('{"error":{"code":"429","message":"Too many"}}', Kind.RATE_LIMITED, "Too many"),
         ('{"error":"TooManyRequests","message":"wait"}', Kind.RATE_LIMITED, "wait"),
+        ('{"error":{"message":"Service unavailable"}}', Kind.OVERLOADED, "unavailable"),
+        ('{"error":{"message":"Read timed out"}}', Kind.TIMEOUT, "timed out"),
+        ('{"error":{"type":"invalid_request_error","message":"bad"}}', Kind.MALFORMED, "bad"),
         ('{"message":"Too many tokens, please wait"}', Kind.RATE_LIMITED, "Too many tokens"),
         (
             '{"message":"Input is too long for requested model.","code":"ValidationException"}',
@@ -915,6 +976,19 @@ def test_errors_of_every_shape_fail_the_stream(payload: str, kind: Kind, words: 
         assert failure.fault.kind is kind
         assert words in failure.fault.message
         assert decoder.end() == decoder.feed(b'{"type":"ping"}') == []
+
+
+def test_a_call_whose_input_stands_in_its_start_and_a_block_that_begins_anew() -> None:
+    events = sse(
+        start(), opened(0, type="tool_use", id="a", name="f", input={"x": 1}), stopped(0),
+        opened(1, type="text", text=""), opened(1, type="text", text=""), delta(1, "text_delta", text="Hi"),
+        delta(1, "input_json_delta", partial_json=3), ended("tool_use"),
+    )  # fmt: skip
+    assert fold(events).candidates[0].parts == (ToolCall("a", "f", '{"x":1}'), Text(""), Text("Hi"))
+    done = DIALECT.stream_decoder()
+    done.feed(json.dumps(ended("end_turn")).encode())
+    assert done.feed(b"[DONE]") == [Done()]
+    assert DIALECT.stream_decoder().feed(b"[DONE]") == []
 
 
 def test_a_stream_without_its_finish_broke_off() -> None:
@@ -1004,6 +1078,29 @@ def test_interleaved_parts_are_written_one_after_the_other() -> None:
     assert said == ["a", {"x": 1}, "b", {"y": 2}, "late"]
     assert message["content"][4]["signature"] == wrap(Seal("gpt", "s"))
     assert (message["usage"]["input_tokens"], message["usage"]["output_tokens"]) == (3, 4)
+
+
+def test_a_seal_that_comes_late_and_notes_on_a_text_are_written() -> None:
+    events: list[Event] = [
+        Start("i", "m", Usage(5)), Start("i", "m", Usage(6)), Open(0, Reasoning()), Delta(0, "t"), Open(1, Text("x")),
+        Annotated(1, "anthropic_messages", {"citations": [{"c": 1}], "deltas": []}), Annotated(1, "other", {"z": 1}),
+        Sealed(0, Seal("gpt", "s")), Close(0), Delta(1, "y"), Delta(9, "nothing"), Close(1), Delta(1, "closed"),
+        Sealed(1, Seal("gpt", "s")), Finish("stop", stop_sequence="END"), Done(),
+    ]  # fmt: skip
+    message = accumulated(written(events))
+    assert message["content"] == [
+        {"type": "thinking", "thinking": "t", "signature": ""},
+        {"type": "text", "text": "x", "citations": [{"c": 1}]},
+        {"type": "thinking", "thinking": "", "signature": wrap(Seal("gpt", "s"))},
+        {"type": "text", "text": "y"},
+    ]
+    assert (message["usage"]["input_tokens"], message["stop_sequence"]) == (6, "END")
+
+
+def test_a_failure_among_the_events_ends_the_stream() -> None:
+    events = read(written([Start("i", "m"), Open(0, Text("x")), Failure(Fault(Kind.TIMEOUT, "late")), Done()]))
+    assert [event["type"] for event in events][-2:] == ["content_block_stop", "error"]
+    assert read(DIALECT.stream_encoder(answering()).fail(Fault(Kind.TIMEOUT, "late"), "r"))[0]["request_id"] == "r"
 
 
 parts_of_streams = st.sampled_from(
