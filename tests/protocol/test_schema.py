@@ -104,7 +104,8 @@ def test_cycles_are_cut_and_named() -> None:
     }
     narrowed = for_gemini(tree)
     assert narrowed.lost == ("$ref (cycle)",)
-    assert narrowed.schema == {"type": "object", "properties": {"next": {"type": "object"}, "v": {}}}
+    inner = {"type": "object", "properties": {"next": {"type": "object"}, "v": {}}}
+    assert narrowed.schema == {"type": "object", "properties": {"next": inner, "v": {}}}
 
 
 def test_references_that_multiply_stay_bounded() -> None:

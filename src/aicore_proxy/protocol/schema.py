@@ -16,8 +16,10 @@ Json = Any
 Schema = dict[str, Json]
 
 MAX_DEPTH = 48
-MAX_NODES = 20_000
+MAX_NODES = 5_000
 """Nodes of a schema after its references were written out: beyond, a reference stands for anything."""
+UNROLLED = 2
+"""How often a reference is written out inside itself."""
 
 
 class Narrowed(Struct, frozen=True):
@@ -42,8 +44,8 @@ GEMINI_UNKNOWN = frozenset({"not", "if", "then", "else", "contains", "propertyNa
 
 
 def inlined(schema: Json) -> Narrowed:
-    """``schema`` without ``$ref`` and definitions: each reference written out. A cycle, an unknown or an outer
-    reference becomes a schema that takes anything."""
+    """``schema`` without ``$ref`` and definitions: each reference written out, in a cycle twice. What is deeper, and an
+    unknown or outer reference, becomes a schema that takes anything."""
     return _Inliner(schema).whole()
 
 
@@ -145,7 +147,7 @@ class _Inliner:
         if not isinstance(reference, str) or (target := _at(self._root, reference)) is None:
             self._lost.append("$ref (unknown)")
             return self._schema(beside, open_refs, depth)
-        if reference in open_refs:
+        if open_refs.count(reference) >= UNROLLED:
             self._lost.append("$ref (cycle)")
             kind = target.get("type") if isinstance(target, Mapping) else None
             return self._schema(({"type": kind} if isinstance(kind, str) else {}) | beside, open_refs, depth)
