@@ -259,7 +259,7 @@ class ChatDecoder:
         for image in delta["images"] if isinstance(delta.get("images"), list) else ():
             if isinstance(image, dict):
                 speaking.show(image_of(image), events)
-        if len(delta) > 1 and speaking.kind is not None and (more := rest(delta, DELTA)):
+        if speaking.kind is not None and not delta.keys() <= DELTA and (more := rest(delta, DELTA)):
             events.append(Annotated(speaking.open, NAME, more, speaking.number))
 
     def _call(self, told: dict[str, Json], position: int, speaking: Speaking, events: list[Event]) -> None:
