@@ -589,6 +589,8 @@ def test_structured_output() -> None:
         "responseJsonSchema": {"type": "object", "properties": {"a": {"enum": ["x"]}}},
     }
     assert lost(plain) == ["verbosity"]
+    told = encoded(asked(user("go"), output=Output("schema", {"type": "object"}, description="d"))).body
+    assert told["generationConfig"]["responseJsonSchema"] == {"description": "d", "type": "object"}
     beside = encoded(asked(user("go"), output=Output("schema", SCHEMA), tools=(TOOL,)), "gemini-3.5-flash")
     assert "responseJsonSchema" in beside.body["generationConfig"]
     assert beside.undo.output_tool is None
@@ -663,6 +665,20 @@ def test_sampling_is_kept_or_named() -> None:
     assert lost(result, harmless=False) == []
     older = encoded(asked(user("go"), sampling=Sampling(presence_penalty=0.1)), "gemini-2.0-flash")
     assert older.body["generationConfig"] == {"presencePenalty": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("sampling", "config", "losses"),
+    [
+        (Sampling(top_k=250), {"topK": 64}, ["top_k"]),
+        (Sampling(top_k=0), None, ["top_k"]),
+        (Sampling(seed=2**40 + 5), {"seed": 5}, []),
+        (Sampling(seed=-7), {"seed": -7}, []),
+    ],
+)
+def test_numbers_out_of_bounds(sampling: Sampling, config: Any, losses: list[str]) -> None:
+    result = encoded(asked(user("go"), sampling=sampling))
+    assert (result.body.get("generationConfig"), lost(result)) == (config, losses)
 
 
 def test_zero_is_not_nothing() -> None:

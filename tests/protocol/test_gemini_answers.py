@@ -30,6 +30,7 @@ from aicore_proxy.protocol.neutral import (
     Open,
     Part,
     Reasoning,
+    ReasoningAsk,
     Request,
     Response,
     Seal,
@@ -275,6 +276,16 @@ def test_calls_of_other_dialects_come_whole_however_they_interleave() -> None:
     assert out[-1]["candidates"][0]["finishReason"] == "STOP"
     assert out[-1]["usageMetadata"]["totalTokenCount"] == 7
     assert out[0]["responseId"] == "fresh"
+
+
+def test_thoughts_that_nobody_wants_are_not_shown() -> None:
+    parts = (Reasoning("secret", Seal("claude", "S")), Text("hi"), Reasoning("", Seal("gemini", "c2ln")))
+    response = Response("R", "m", (Candidate(parts),))
+    hidden = Answering(Request("gemini", "m", (), reasoning=ReasoningAsk(visible=False)), carried("gemini"))
+    whole = DIALECT.encode_response(response, hidden)
+    assert whole["candidates"][0]["content"]["parts"] == [{"text": "hi", "thoughtSignature": "c2ln"}]
+    streamed = [p for c in frames(written(unfold(response), hidden)) for p in c["candidates"][0]["content"]["parts"]]
+    assert streamed == [{"text": "hi"}, {"text": "", "thought": True, "thoughtSignature": "c2ln"}, {"text": ""}]
 
 
 def test_several_candidates_end_on_one_chunk() -> None:

@@ -259,16 +259,25 @@ _DATA_URL = re.compile(r"data:([^;,]*)(?:;[^,]*)?;base64,")
 
 class PartWriter:
     """Writes the parts of one Content. ``own``: their source is this dialect too, so nothing is tidied.
-    ``with_ids``: towards a client; SAP refuses ``functionResponse.id`` (SAP AI Core wire facts, section 5)."""
+    ``with_ids``: towards a client; SAP refuses ``functionResponse.id`` (SAP AI Core wire facts, section 5).
+    ``names``: of functions, as they go up. ``thoughts``: whether their texts are shown."""
 
     def __init__(
-        self, sealer: Sealer, losses: list[Loss], *, own: bool, with_ids: bool, names: Mapping[str, str]
+        self,
+        sealer: Sealer,
+        losses: list[Loss],
+        *,
+        own: bool,
+        with_ids: bool,
+        names: Mapping[str, str],
+        thoughts: bool = True,
     ) -> None:
         self.sealer = sealer
         self.losses = losses
         self.own = own
         self.with_ids = with_ids
         self.names = names
+        self.thoughts = thoughts
 
     def written(self, parts: Sequence[Part]) -> list[dict[str, Json]]:
         wire: list[dict[str, Json]] = []
@@ -303,6 +312,8 @@ class PartWriter:
         return wire
 
     def _thought(self, part: Reasoning) -> list[dict[str, Json]]:
+        if not self.thoughts:
+            return []
         sealed = self.sealer(part.seal)
         if part.seal is not None and sealed is None:
             self.losses.append(Loss("content.reasoning", NAME, reason="thoughts of another model family"))

@@ -418,8 +418,11 @@ def _format(request: Request, profile: Profile, losses: list[Loss]) -> dict[str,
             return {}
         case Output(kind="json"):
             return {"responseMimeType": "application/json"}
-        case Output(schema=schema):
-            narrowed = Narrowed(dict(schema or {})) if request.source == NAME else for_gemini(schema)
+        case Output(schema=schema, description=words):
+            told = {"description": words} if words else {}
+            narrowed = (
+                Narrowed(dict(schema or {})) if request.source == NAME else for_gemini({**told, **(schema or {})})
+            )
             _reported(narrowed, "response_format", losses)
             return {"responseMimeType": "application/json", "responseJsonSchema": narrowed.schema}
 
@@ -427,6 +430,8 @@ def _format(request: Request, profile: Profile, losses: list[Loss]) -> dict[str,
 # Sampling and thinking
 
 MAX_STOPS = 5
+MAX_TOP_K = 64
+INT32 = 0x7FFFFFFF
 
 
 def _config(request: Request, profile: Profile, losses: list[Loss], *, plain: bool) -> dict[str, Json]:
@@ -461,10 +466,23 @@ def _bounded(sampling: Sampling, profile: Profile, losses: list[Loss]) -> Sampli
     if len(sampling.stop) > MAX_STOPS:
         changes["stop"] = sampling.stop[:MAX_STOPS]
         losses.append(Loss("stop", NAME, reason=f"only the first {MAX_STOPS} stop sequences are taken"))
-    if profile.version and (sampling.max_tokens or 0) > profile.max_output:
+    if sampling.seed is not None and not -INT32 <= sampling.seed <= INT32:
+        changes["seed"] = sampling.seed & INT32
+    if profile.version:
+        changes |= _within(sampling, profile, losses)
+    return replace(sampling, **changes) if changes else sampling
+
+
+def _within(sampling: Sampling, profile: Profile, losses: list[Loss]) -> dict[str, Json]:
+    """Numbers above the model's own bounds, which it would refuse."""
+    changes: dict[str, Json] = {}
+    if (sampling.max_tokens or 0) > profile.max_output:
         changes["max_tokens"] = profile.max_output
         losses.append(Loss("max_tokens", NAME, reason=f"the model writes at most {profile.max_output} tokens"))
-    return replace(sampling, **changes) if changes else sampling
+    if sampling.top_k is not None and not 1 <= sampling.top_k <= MAX_TOP_K:
+        changes["top_k"] = MAX_TOP_K if sampling.top_k > MAX_TOP_K else None
+        losses.append(Loss("top_k", NAME, reason=f"the model takes 1 to {MAX_TOP_K}"))
+    return changes
 
 
 def _thinking(request: Request, profile: Profile, losses: list[Loss]) -> dict[str, Json] | None:

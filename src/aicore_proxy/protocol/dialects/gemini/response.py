@@ -193,8 +193,15 @@ def _blocked(response: Response) -> bool:
     return "promptFeedback" in response.extras and not any(c.parts for c in response.candidates)
 
 
+def answer_writer(answering: Answering) -> PartWriter:
+    """Writes parts for the client; thoughts not where it said ``includeThoughts: false``."""
+    ask = answering.request.reasoning
+    shown = ask is None or ask.visible is not False
+    return PartWriter(answering.sealer, [], own=False, with_ids=True, names={}, thoughts=shown)
+
+
 def candidate_of(candidate: Candidate, index: int, answering: Answering) -> dict[str, Json]:
-    writer = PartWriter(answering.sealer, [], own=False, with_ids=True, names={})
+    writer = answer_writer(answering)
     reason = candidate.extras.get("finishReason") or WIRE_FINISH[candidate.finish]
     extras = {name: value for name, value in candidate.extras.items() if name != "finishReason"}
     return {
@@ -255,7 +262,7 @@ def decode_fault(status: int, body: Mapping[str, Json]) -> Fault | None:
     kind = kind_of(status, message, code)
     if name == "DEADLINE_EXCEEDED":
         kind = Kind.TIMEOUT
-    return Fault(kind, message, status=status, code=code, retry_after=_delay(error.get("details")))
+    return Fault(kind, message, status=status, retry_after=_delay(error.get("details")))
 
 
 def _delay(details: Json) -> float | None:

@@ -12,11 +12,12 @@ import msgspec
 from msgspec import Struct
 
 from aicore_proxy.protocol.dialects import Answering
-from aicore_proxy.protocol.dialects.gemini.parts import PartWriter, alone, bears
+from aicore_proxy.protocol.dialects.gemini.parts import alone, bears
 from aicore_proxy.protocol.dialects.gemini.response import (
     BROKEN,
     WIRE_FINISH,
     answer_parts,
+    answer_writer,
     broken,
     embedded_fault,
     encode_fault,
@@ -218,6 +219,7 @@ class Encoder:
 
     def __init__(self, answering: Answering) -> None:
         self._answering = answering
+        self._writer = answer_writer(answering)
         self._id = answering.fresh_id
         self._model = answering.request.model
         self._extras: dict[str, Json] = {}
@@ -281,7 +283,7 @@ class Encoder:
             case Text(text=text) | Refusal(text=text):
                 return out + self._added(written, candidate, text)
             case Media() | Foreign():
-                return out + self._chunk(candidate, self._writer().written([part]))
+                return out + self._chunk(candidate, self._writer.written([part]))
             case _:
                 return out
         written.sealed, written.seal = seal, self._answering.sealer(seal)
@@ -296,7 +298,7 @@ class Encoder:
                 return b""
             case Reasoning():
                 written.told = True
-                return self._chunk(candidate, [{"text": text, "thought": True}])
+                return b"" if not self._writer.thoughts else self._chunk(candidate, [{"text": text, "thought": True}])
             case _:
                 return self._chunk(candidate, [{"text": text}])
 
@@ -312,13 +314,13 @@ class Encoder:
                 if self._last is not None and self._last[0] != candidate:
                     out += self._released()
                 before_it = self._last[1] if self._last else []
-                self._last = (candidate, [*before_it, self._writer().call(whole, seal)])
+                self._last = (candidate, [*before_it, self._writer.call(whole, seal)])
                 return out
             case _Written(part=Reasoning() as thought, seal=str(seal), told=False, sealed=sealed):
                 # It may stand on the call that follows
                 self._waiting[candidate] = (msgspec.structs.replace(thought, text="", seal=sealed), seal)
                 return b""
-            case _Written(part=Reasoning(), seal=str(seal)):
+            case _Written(part=Reasoning(), seal=str(seal)) if self._writer.thoughts:
                 return self._chunk(candidate, [{"text": "", "thought": True, "thoughtSignature": seal}])
             case _:
                 return b""
@@ -350,9 +352,6 @@ class Encoder:
             candidates.append({"content": content, "finishReason": reason, "index": number, **extras})
         body = {"usageMetadata": wire_usage(self._usage or Usage()), **self._extras}
         return out + self._frame(({"candidates": candidates} if candidates else {}) | body)
-
-    def _writer(self) -> PartWriter:
-        return PartWriter(self._answering.sealer, [], own=False, with_ids=True, names={})
 
     def _chunk(self, candidate: int, parts: list[dict[str, Json]]) -> bytes:
         if not parts:
