@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from tests.rosetta.folders import (
     DIALECTS,
     Folder,
@@ -22,7 +23,10 @@ from tests.rosetta.folders import (
 )
 
 from aicore_proxy.protocol.dialects import Dialect
+from aicore_proxy.protocol.fault import Fault
+from aicore_proxy.protocol.framing import SseDecoder
 from aicore_proxy.protocol.neutral import Failure
+from aicore_proxy.protocol.pipe import Pipe, Relay, Translation
 
 FOLDERS = folders()
 each_folder = pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
@@ -82,8 +86,7 @@ def test_every_file_decodes_to_the_neutral_form(folder: Folder, update_golden: b
 def test_the_stream_says_what_the_whole_answer_says(folder: Folder, dialect: Dialect) -> None:
     wire = folder.file(f"{dialect.name}.stream.txt").read_bytes()
     if folder.fault is not None:
-        failures = [event.fault for event in events_of(dialect, wire) if isinstance(event, Failure)]
-        assert [fault.message for fault in failures] == [folder.fault.message]
+        assert [fault.message for fault in faults_in(dialect, wire)] == [folder.fault.message]
         return
     whole = dialect.decode_response(folder.json(f"{dialect.name}.response.json"))
     assert differences(whole, read_back(dialect, wire)) == {}
@@ -105,3 +108,49 @@ def test_nothing_else_lies_in_the_folders() -> None:
             name for dialect in DIALECTS.values() for name in made(folder, dialect)
         }
         assert {path.name for path in folder.path.iterdir()} == expected
+
+
+PAIRS = [
+    pytest.param(folder, source, target, id=f"{folder.name}-{source.name}-{target.name}")
+    for folder in FOLDERS
+    for source in DIALECTS.values()
+    for target in DIALECTS.values()
+]
+
+
+@pytest.mark.parametrize(("folder", "source", "target"), PAIRS)
+def test_all_pairs_of_requests_follow(folder: Folder, source: Dialect, target: Dialect) -> None:
+    """What a client of one dialect asks goes up in another as the folder has it, where the first can say all of it."""
+    told = folder.losses.get(source.name, {})
+    if told.get("request") or source is target:
+        return
+    asked = decoded(folder, source, folder.json(f"{source.name}.request.json"))
+    body = encoded(folder, target, replace(asked, stream_usage=folder.request.stream_usage)).body
+    assert body == folder.json(f"{target.name}.request.json")
+
+
+@pytest.mark.parametrize(("folder", "source", "target"), PAIRS)
+def test_all_pairs_of_streams_follow(folder: Folder, source: Dialect, target: Dialect) -> None:
+    """An upstream's stream becomes the client's as the folder has it, where the first can say all of it; relayed, it
+    is the same payloads."""
+    wire = folder.file(f"{source.name}.stream.txt").read_bytes()
+    expected = folder.file(f"{target.name}.stream.txt").read_bytes()
+    asked = answering(folder, target)
+    if folder.fault is not None:
+        pipe: Pipe = Translation(source, target, SseDecoder(), asked)
+        out = pipe.feed(wire) + pipe.end()
+        assert [(fault.message, fault.kind) for fault in faults_in(target, out)] == [
+            (fault.message, fault.kind) for fault in faults_in(target, expected)
+        ]
+    elif source is target:
+        stripped = b"".join(b"data: " + frame.data + b"\n\n" for frame in SseDecoder().feed(wire))
+        pipe = Relay(target, SseDecoder(), asked)
+        assert pipe.feed(stripped) + pipe.end() == expected
+    elif not folder.losses.get(source.name, {}).get("response"):
+        pipe = Translation(source, target, SseDecoder(), asked)
+        out = pipe.feed(wire) + pipe.end()
+        assert differences(read_back(target, out), read_back(target, expected)) == {}
+
+
+def faults_in(dialect: Dialect, wire: bytes) -> list[Fault]:
+    return [event.fault for event in events_of(dialect, wire) if isinstance(event, Failure)]

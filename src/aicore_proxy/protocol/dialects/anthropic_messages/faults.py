@@ -56,7 +56,6 @@ def decode_fault(status: int, body: Mapping[str, Json]) -> Fault | None:
         kind_of(status, words, kind),
         words,
         status=status,
-        code=kind,
         details=dict(details) if isinstance(details, dict) else None,
     )
 
