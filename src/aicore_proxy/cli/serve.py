@@ -144,7 +144,12 @@ async def _live(
 ) -> None:
     listen.raise_descriptor_limit()
     proxy = Proxy(settings, api_key, keys)
-    limits = Limits(head=settings.head_limit, head_time=settings.head_timeout, idle=settings.idle_timeout)
+    limits = Limits(
+        head=settings.head_limit,
+        head_time=settings.head_timeout,
+        idle=settings.idle_timeout,
+        stuck=settings.stuck_timeout,
+    )
     server = listen.server(proxy.application, limits=limits, graceful_timeout=GRACE)
     await proxy.start()
     try:
