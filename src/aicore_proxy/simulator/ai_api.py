@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from aicore_proxy.simulator import faults
-from aicore_proxy.simulator.faults import Refusal
 from aicore_proxy.simulator.families import catalogue_entry
+from aicore_proxy.simulator.faults import Refusal
 from aicore_proxy.simulator.inference import group_refusal
 from aicore_proxy.simulator.landscape import Deployment, DeploymentSpec, Subaccount, Switches, add_deployment
 from aicore_proxy.simulator.operation import encode, parsed
@@ -17,6 +17,8 @@ from aicore_proxy.simulator.server import Request
 PAGE = 10_000
 LARGEST_PAGE = 100_000
 _SCENARIOS = {"foundation-models": "Foundation models of several vendors", "orchestration": "Orchestration of models"}
+
+_DATES = {"createdAt": "2024-01-01T00:00:00Z", "modifiedAt": "2024-01-01T00:00:00Z"}
 
 
 class AiApi:
@@ -43,15 +45,15 @@ class AiApi:
                 return self._json(_page([self._deployment(d, request) for d in _filtered(here, request)], request))
             case ["lm", "deployments", "$count"]:
                 return 200, str(len(_filtered(here, request))).encode(), faults.PLAIN
-            case ["lm", "deployments", id]:
-                return self._one_deployment(id, request, subaccount, here)
+            case ["lm", "deployments", wanted]:
+                return self._one_deployment(wanted, request, subaccount, here)
             case ["lm", "configurations"] if request.method == "POST":
                 return self._configure(request)
             case ["lm", "configurations"]:
                 return self._json(_page(self._configurations(here), request))
-            case ["lm", "configurations", id]:
-                found = next((c for c in self._configurations(here) if c["id"] == id), None)
-                return self._json(found or _missing("Configuration", id, request))
+            case ["lm", "configurations", wanted]:
+                found = next((c for c in self._configurations(here) if c["id"] == wanted), None)
+                return self._json(found or _missing("Configuration", wanted, request))
             case ["lm", "scenarios", *rest]:
                 return self._json(self._scenarios(rest, here, request))
             case ["lm", "meta"]:
@@ -93,7 +95,7 @@ class AiApi:
             if status == "UNKNOWN"
             else f"{self._base_url(request)}/v2/inference/deployments/{deployment.id}",
             "details": {
-                "resources": {name: model for name in names},
+                "resources": dict.fromkeys(names, model),
                 "scaling": {name: {} for name in names},
             },
         }
@@ -104,42 +106,42 @@ class AiApi:
         return value
 
     def _one_deployment(
-        self, id: str, request: Request, subaccount: Subaccount, here: list[Deployment]
+        self, wanted: str, request: Request, subaccount: Subaccount, here: list[Deployment]
     ) -> tuple[int, bytes, str]:
-        found = next((d for d in here if d.id == id), None)
+        found = next((d for d in here if d.id == wanted), None)
         if found is None:
-            _missing("Deployment", id, request)
+            _missing("Deployment", wanted, request)
             raise AssertionError
         if request.method == "GET":
             return self._json(self._deployment(found, request) | {"statusDetails": {}, "statusMessage": ""})
-        target = f"/api/v2/deployments/{id}"
+        target = f"/api/v2/deployments/{wanted}"
         if request.method == "DELETE":
             if found.status not in ("STOPPED", "UNKNOWN"):
                 text = f"Invalid Request, Current status {found.status} cannot be changed.."
                 raise faults.ai_api(400, "01010076", text, target)
-            del subaccount.deployments[id]
-            return 202, encode({"id": id, "message": "Deletion scheduled", "targetStatus": "DELETED"}), faults.JSON
+            del subaccount.deployments[wanted]
+            return 202, encode({"id": wanted, "message": "Deletion scheduled", "targetStatus": "DELETED"}), faults.JSON
         if request.method == "PATCH":
             body = _body(request)
             if body.get("targetStatus") == "STOPPED":
                 found.status = "STOPPED"
             elif "configurationId" not in body:
                 raise faults.ai_api(400, "01010007", "targetStatus or configurationId is required", target)
-            return 202, encode({"id": id, "message": "Deployment modification scheduled"}), faults.JSON
+            return 202, encode({"id": wanted, "message": "Deployment modification scheduled"}), faults.JSON
         raise faults.ai_api(405, "01010002", "Method not allowed", target)
 
     def _deploy(self, request: Request, subaccount: Subaccount, group: str) -> tuple[int, bytes, str]:
-        id = str(_body(request).get("configurationId", ""))
-        made = self._made.get(id)
+        wanted = str(_body(request).get("configurationId", ""))
+        made = self._made.get(wanted)
         if made is None:
-            _missing("Configuration", id, request)
+            _missing("Configuration", wanted, request)
             raise AssertionError
         bound = {binding["key"]: binding["value"] for binding in made["parameterBindings"]}
         spec = DeploymentSpec(
             bound.get("modelName", "orchestration"), resource_group=group, version=bound.get("modelVersion", "latest")
         )
         deployment = add_deployment(subaccount, spec)
-        deployment.configuration_id = id
+        deployment.configuration_id = wanted
         body = {"id": deployment.id, "message": "Deployment scheduled.", "deploymentUrl": "", "status": "UNKNOWN"}
         return 202, encode(body), faults.JSON
 
@@ -150,15 +152,15 @@ class AiApi:
         for name in ("name", "executableId", "scenarioId"):
             if not isinstance(body.get(name), str):
                 raise faults.ai_api(400, "01010007", f"{name} is required", "/api/v2/configurations")
-        id = str(uuid.uuid4())
-        self._made[id] = {
+        wanted = str(uuid.uuid4())
+        self._made[wanted] = {
             "parameterBindings": [],
             "inputArtifactBindings": [],
             **body,
-            "id": id,
+            "id": wanted,
             "createdAt": "2026-05-01T08:00:00Z",
         }
-        return 201, encode({"id": id, "message": "Configuration created"}), faults.JSON
+        return 201, encode({"id": wanted, "message": "Configuration created"}), faults.JSON
 
     def _configurations(self, here: list[Deployment]) -> list[dict[str, Any]]:
         listed = {d.configuration_id: _configuration(d) for d in here}
@@ -169,18 +171,18 @@ class AiApi:
             return _missing("Scenario", rest[0], request)
         match rest:
             case []:
-                return _page([_scenario_entry(id) for id in _SCENARIOS], request)
-            case [id]:
-                return _scenario_entry(id)
+                return _page([_scenario_entry(scenario) for scenario in _SCENARIOS], request)
+            case [scenario]:
+                return _scenario_entry(scenario)
             case ["foundation-models", "models"]:
                 models = sorted({d.model for d in here if d.family.executable != "orchestration"})
                 return _page([catalogue_entry(model) for model in models], request)
-            case [id, "executables"]:
-                return _page([_executable(id, name) for name in _executables(id, here)], request)
-            case [id, "executables", name] if name in _executables(id, here):
-                return _executable(id, name)
-            case [id, "versions"]:
-                return _page([{"id": "0.0.1", "scenarioId": id, "createdAt": "2024-01-01T00:00:00Z", "modifiedAt": "2024-01-01T00:00:00Z"}], request)  # fmt: skip
+            case [scenario, "executables"]:
+                return _page([_executable(scenario, name) for name in _executables(scenario, here)], request)
+            case [scenario, "executables", name] if name in _executables(scenario, here):
+                return _executable(scenario, name)
+            case [scenario, "versions"]:
+                return _page([{"id": "0.0.1", "scenarioId": scenario, **_DATES}], request)
             case _:
                 raise faults.ai_api(404, "01010001", "Not found", request.path)
 
@@ -240,14 +242,13 @@ def _configuration(deployment: Deployment) -> dict[str, Any]:
     }
 
 
-def _scenario_entry(id: str) -> dict[str, Any]:
+def _scenario_entry(scenario: str) -> dict[str, Any]:
     return {
-        "id": id,
-        "name": id,
-        "description": _SCENARIOS[id],
+        "id": scenario,
+        "name": scenario,
+        "description": _SCENARIOS[scenario],
         "labels": [{"key": "scenarios.ai.sap.com/llm", "value": "true"}],
-        "createdAt": "2024-01-01T00:00:00Z",
-        "modifiedAt": "2024-01-01T00:00:00Z",
+        **_DATES,
     }
 
 
@@ -266,8 +267,7 @@ def _executable(scenario: str, name: str) -> dict[str, Any]:
         "parameters": [{"name": "modelName", "type": "string"}, {"name": "modelVersion", "type": "string"}],
         "inputArtifacts": [],
         "labels": [],
-        "createdAt": "2024-01-01T00:00:00Z",
-        "modifiedAt": "2024-01-01T00:00:00Z",
+        **_DATES,
     }
 
 
@@ -304,9 +304,9 @@ def _number(request: Request, name: str, default: int) -> int:
     return int(text)
 
 
-def _missing(kind: str, id: str, request: Request) -> Refusal:
+def _missing(kind: str, name: str, request: Request) -> Refusal:
     target = request.path.replace("/v2/lm/", "/api/v2/", 1)
-    raise faults.ai_api(404, "01010008", f"{kind} {id} not found", target)
+    raise faults.ai_api(404, "01010008", f"{kind} {name} not found", target)
 
 
 def _body(request: Request) -> Mapping[str, Any]:

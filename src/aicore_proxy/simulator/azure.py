@@ -10,8 +10,8 @@ from typing import Any
 
 from aicore_proxy.simulator.answers import Answer, Block, Prompt, ToolSpec, joined, pieces, tokens, whole
 from aicore_proxy.simulator.azure_rules import check_chat, error
-from aicore_proxy.simulator.faults import Refusal
 from aicore_proxy.simulator.families import dimensions, upstream_name
+from aicore_proxy.simulator.faults import Refusal
 from aicore_proxy.simulator.operation import SSE, Frame, Setting, objects, ordered, seconds, sse
 
 SAFE = {name: {"filtered": False, "severity": "safe"} for name in ("hate", "self_harm", "sexual", "violence")}

@@ -49,9 +49,16 @@ class Titan:
     def check(self) -> None:
         for name in self._body:
             if name not in ("inputText", "inputImage", "dimensions", "normalize", "embeddingTypes", "embeddingConfig"):
-                raise aws_error(400, f"Malformed input request: #: extraneous key [{name}] is not permitted, please reformat your input and try again.")  # fmt: skip
+                raise aws_error(
+                    400,
+                    f"Malformed input request: #: extraneous key [{name}] is not permitted, please reformat "
+                    "your input and try again.",
+                )
         if not isinstance(self._body.get("inputText"), str) or not self._body["inputText"]:
-            raise aws_error(400, "Malformed input request: expected minLength: 1, actual: 0, please reformat your input and try again.")  # fmt: skip
+            raise aws_error(
+                400,
+                "Malformed input request: expected minLength: 1, actual: 0, please reformat your input and try again.",
+            )
         self.prompt.input_tokens = tokens(self._body["inputText"])
 
     def reveals_reasoning(self) -> bool:

@@ -226,7 +226,7 @@ class Invoke:
             padding = "abcdefghijklmnopqrstuvwxyz"[: self._setting.random.randint(1, 26)]
             return eventstream.event("chunk", encode({"bytes": base64.b64encode(payload).decode(), "p": padding}))
         if self._setting.switches.invoke_event_lines:
-            return b"event: " + event["type"].encode() + b"\n" + sse(payload)
+            return b"event: " + str(event["type"]).encode() + b"\n" + sse(payload)
         return sse(payload)
 
     # --- failing
@@ -279,13 +279,17 @@ def _prompt_pieces(body: Mapping[str, Any]) -> Iterator[tuple[tuple[bytes, int],
     for tool in objects(body.get("tools")):
         yield _piece(tool), tool.get("cache_control")
     system = body.get("system") or []
-    for block in [{"text": system}] if isinstance(system, str) else objects(system):
+    for block in _blocks(system):
         yield _piece(block), block.get("cache_control")
     for message in objects(body.get("messages")):
         content = message.get("content")
         yield (str(message.get("role")).encode(), 3), None
-        for block in [{"text": content}] if isinstance(content, str) else objects(content):
+        for block in _blocks(content):
             yield _piece(block), block.get("cache_control")
+
+
+def _blocks(content: Any) -> list[Mapping[str, Any]]:
+    return [{"text": content}] if isinstance(content, str) else objects(content)
 
 
 def _piece(block: Mapping[str, Any]) -> tuple[bytes, int]:

@@ -28,9 +28,24 @@ BETAS = {
 SYSTEM_BETAS = frozenset({"mid-conversation-system-2026-04-07", "per-turn-control-2026-07-01"})
 NO_SYSTEM = "role 'system' is not supported on this model"
 _KNOWN = frozenset(
-    {"anthropic_version", "anthropic_beta", "max_tokens", "messages", "system", "temperature", "top_p", "top_k", "tools",
-     "tool_choice", "stop_sequences", "thinking", "output_config", "context_management", "metadata"}
-)  # fmt: skip
+    {
+        "anthropic_version",
+        "anthropic_beta",
+        "max_tokens",
+        "messages",
+        "system",
+        "temperature",
+        "top_p",
+        "top_k",
+        "tools",
+        "tool_choice",
+        "stop_sequences",
+        "thinking",
+        "output_config",
+        "context_management",
+        "metadata",
+    }
+)
 _BLOCK_KEYS = {
     "text": {"text", "citations"},
     "image": {"source"},
@@ -162,7 +177,10 @@ class Rules:
         kind = thinking.get("type") if isinstance(thinking, Mapping) else None
         known = {"enabled": {"type", "budget_tokens", "display"}, "adaptive": {"type", "display"}, "disabled": {"type"}}
         if kind not in known:
-            raise _error(f"thinking: Input tag '{kind}' found using 'type' does not match any of the expected tags: 'adaptive', 'disabled', 'enabled'")  # fmt: skip
+            raise _error(
+                f"thinking: Input tag '{kind}' found using 'type' does not match any of the expected tags: "
+                "'adaptive', 'disabled', 'enabled'"
+            )
         for name in thinking:
             if name not in known[kind] or (name == "display" and self._version < (4, 6)):
                 raise _error(f"thinking.{kind}.{name}: Extra inputs are not permitted")
@@ -176,15 +194,26 @@ class Rules:
 
     def _check_budget(self, budget: Any) -> None:
         if self._version >= (4, 7):
-            raise _error('"thinking.type.enabled" is not supported for this model. Use "thinking.type.adaptive" and "output_config.effort" to control thinking behavior.')  # fmt: skip
+            raise _error(
+                '"thinking.type.enabled" is not supported for this model. Use "thinking.type.adaptive" and '
+                '"output_config.effort" to control thinking behavior.'
+            )
         if self._version < (3, 7):
             raise _error("thinking: Extra inputs are not permitted")
         if isinstance(budget, bool) or not isinstance(budget, int):
-            raise _error("thinking.enabled.budget_tokens: Field required" if budget is None else "thinking.enabled.budget_tokens: Input should be a valid integer")  # fmt: skip
+            raise _error(
+                "thinking.enabled.budget_tokens: Field required"
+                if budget is None
+                else "thinking.enabled.budget_tokens: Input should be a valid integer"
+            )
         if budget < 1024:
             raise _error("thinking.enabled.budget_tokens: Input should be greater than or equal to 1024")
         if budget >= self._body["max_tokens"] and not self._has("interleaved-thinking-2025-05-14"):
-            raise _error("`max_tokens` must be greater than `thinking.budget_tokens`. Please consult our documentation at https://docs.claude.com/en/docs/build-with-claude/extended-thinking#max-tokens-and-context-window-size")  # fmt: skip
+            raise _error(
+                "`max_tokens` must be greater than `thinking.budget_tokens`. Please consult our "
+                "documentation at "
+                "https://docs.claude.com/en/docs/build-with-claude/extended-thinking#max-tokens-and-context-window-size"
+            )
 
     def _check_output_config(self) -> None:
         config = self._body.get("output_config")
@@ -220,7 +249,10 @@ class Rules:
             return
         kind = chosen.get("type") if isinstance(chosen, Mapping) else None
         if kind not in ("auto", "any", "tool", "none"):
-            raise _error(f"tool_choice: Input tag '{kind}' found using 'type' does not match any of the expected tags: 'auto', 'any', 'tool', 'none'")  # fmt: skip
+            raise _error(
+                f"tool_choice: Input tag '{kind}' found using 'type' does not match any of the expected "
+                "tags: 'auto', 'any', 'tool', 'none'"
+            )
         if not names:
             raise _error("tool_choice: may only be specified while providing tools")
         if kind == "tool" and chosen.get("name") not in names:
@@ -231,7 +263,8 @@ class Rules:
             raise _error(f"{where}: Input should be a valid dictionary")
         if tool.get("type", "custom") not in ("custom", None):
             raise _error(
-                f"{where}: Input tag '{tool['type']}' found using 'type' does not match any of the expected tags: 'custom'"
+                f"{where}: Input tag '{tool['type']}' found using 'type' does not match any of the expected "
+                "tags: 'custom'"
             )
         where = f"{where}.custom"
         for name in ("name", "input_schema"):
@@ -286,7 +319,10 @@ class Rules:
             content = message.get("content")
             last = number == len(messages) - 1
             if not content and not (last and role == "assistant"):
-                raise _error(f"messages.{number}: all messages must have non-empty content except for the optional final assistant message")  # fmt: skip
+                raise _error(
+                    f"messages.{number}: all messages must have non-empty content except for the optional final "
+                    "assistant message"
+                )
             blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
             if not isinstance(blocks, list):
                 raise _error(f"messages.{number}.content: Input should be a valid list")
@@ -323,7 +359,11 @@ class Rules:
         used = any(block["type"] == "tool_use" for block in blocks)
         if not later and used and blocks[0]["type"] not in ("thinking", "redacted_thinking"):
             kind = blocks[0]["type"]
-            raise _error(f"messages.{number}.content.0.type: Expected `thinking` or `redacted_thinking`, but found `{kind}`. When `thinking` is enabled, a final `assistant` message must start with a thinking block (preceeding the lastmost set of `tool_use` and `tool_result` blocks).")  # fmt: skip
+            raise _error(
+                f"messages.{number}.content.0.type: Expected `thinking` or `redacted_thinking`, but found "
+                f"`{kind}`. When `thinking` is enabled, a final `assistant` message must start with a "
+                "thinking block (preceeding the lastmost set of `tool_use` and `tool_result` blocks)."
+            )
 
     def _check_block(self, block: Any, where: str, allowed: set[str]) -> None:
         kind = block.get("type") if isinstance(block, Mapping) else None
@@ -404,7 +444,11 @@ def _answered(blocks: list[Any], pending: list[str], number: int, asked_at: int)
             others = True
             continue
         if block["tool_use_id"] not in left:
-            raise _error(f"messages.{number}.content.{position}: unexpected `tool_use_id` found in `tool_result` blocks: {block['tool_use_id']}. Each `tool_result` block must have a corresponding `tool_use` block in the previous message.")  # fmt: skip
+            raise _error(
+                f"messages.{number}.content.{position}: unexpected `tool_use_id` found in `tool_result` "
+                f"blocks: {block['tool_use_id']}. Each `tool_result` block must have a corresponding "
+                "`tool_use` block in the previous message."
+            )
         if others:
             _all_answered(left, asked_at)
         left.remove(block["tool_use_id"])
@@ -416,7 +460,11 @@ def _answered(blocks: list[Any], pending: list[str], number: int, asked_at: int)
 
 def _all_answered(pending: list[str], number: int) -> None:
     if pending:
-        raise _error(f"messages.{number}: `tool_use` ids were found without `tool_result` blocks immediately after: {', '.join(pending)}. Each `tool_use` block must have a corresponding `tool_result` block in the next message.")  # fmt: skip
+        raise _error(
+            f"messages.{number}: `tool_use` ids were found without `tool_result` blocks immediately "
+            f"after: {', '.join(pending)}. Each `tool_use` block must have a corresponding "
+            "`tool_result` block in the next message."
+        )
 
 
 def _error(message: str) -> Refusal:

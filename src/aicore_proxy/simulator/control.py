@@ -70,8 +70,8 @@ class Control:
                 return {"scripts": 0}
             case ["POST", "deployments"]:
                 return self._deploy(_body(request))
-            case ["PATCH" | "DELETE" as method, "deployments", id]:
-                return self._change(method, id, request)
+            case ["PATCH" | "DELETE" as method, "deployments", wanted]:
+                return self._change(method, wanted, request)
             case ["GET", "switches"]:
                 return msgspec.to_builtins(self._inference.switches)
             case ["PATCH", "switches"]:
@@ -140,13 +140,13 @@ class Control:
             raise Unusable(400, f"The deployment is not valid: {error}") from None
         return _deployed(add_deployment(self._named(name), spec))
 
-    def _change(self, method: str, id: str, request: Request) -> Any:
-        subaccount = next((s for s in self._subaccounts.values() if id in s.deployments), None)
+    def _change(self, method: str, wanted: str, request: Request) -> Any:
+        subaccount = next((s for s in self._subaccounts.values() if wanted in s.deployments), None)
         if subaccount is None:
-            raise Unusable(404, f"There is no deployment {id}.")
+            raise Unusable(404, f"There is no deployment {wanted}.")
         if method == "DELETE":
-            return _deployed(subaccount.deployments.pop(id))
-        deployment = subaccount.deployments[id]
+            return _deployed(subaccount.deployments.pop(wanted))
+        deployment = subaccount.deployments[wanted]
         for name, value in _body(request).items():
             if name in ("status", "listed_status") and (
                 value in STATUSES or (name == "listed_status" and value is None)
@@ -155,7 +155,11 @@ class Control:
             elif name == "version" and isinstance(value, str):
                 deployment.version = value
             else:
-                raise Unusable(400, f"{name}: {value!r} is not possible; there are status, listed_status ({', '.join(STATUSES)}) and version.")  # fmt: skip
+                raise Unusable(
+                    400,
+                    f"{name}: {value!r} is not possible; there are status, listed_status "
+                    f"({', '.join(STATUSES)}) and version.",
+                )
         return _deployed(deployment)
 
     def _switch(self, body: Mapping[str, Any]) -> Any:

@@ -175,9 +175,12 @@ def _text(content: Any) -> str:
 
 def _result_text(result: Mapping[str, Any]) -> str:
     return joined(
-        [str(part["text"]) if "text" in part else encode(part.get("json")).decode() for part in objects(result.get("content"))
-         if "text" in part or "json" in part]
-    )  # fmt: skip
+        [
+            str(part["text"]) if "text" in part else encode(part.get("json")).decode()
+            for part in objects(result.get("content"))
+            if "text" in part or "json" in part
+        ]
+    )
 
 
 def _input_tokens(body: Mapping[str, Any]) -> int:

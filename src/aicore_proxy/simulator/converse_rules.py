@@ -10,15 +10,41 @@ from aicore_proxy.simulator.claude_rules import Rules
 from aicore_proxy.simulator.faults import Refusal
 from aicore_proxy.simulator.operation import Setting, encode, objects
 
-_KNOWN = frozenset({"messages", "system", "inferenceConfig", "toolConfig", "guardrailConfig", "additionalModelRequestFields",
-                    "additionalModelResponseFieldPaths", "promptVariables", "requestMetadata", "performanceConfig"})  # fmt: skip
+_KNOWN = frozenset(
+    {
+        "messages",
+        "system",
+        "inferenceConfig",
+        "toolConfig",
+        "guardrailConfig",
+        "additionalModelRequestFields",
+        "additionalModelResponseFieldPaths",
+        "promptVariables",
+        "requestMetadata",
+        "performanceConfig",
+    }
+)
 _NATIVE = frozenset(
     {"schemaVersion", "messages", "system", "inferenceConfig", "toolConfig", "additionalModelRequestFields"}
 )
 _INFERENCE = frozenset({"maxTokens", "temperature", "topP", "stopSequences"})
 _NATIVE_INFERENCE = _INFERENCE | {"topK", "max_new_tokens"}
-_BLOCKS = frozenset({"text", "image", "document", "video", "audio", "toolUse", "toolResult", "guardContent", "cachePoint",
-                     "reasoningContent", "citationsContent", "searchResult"})  # fmt: skip
+_BLOCKS = frozenset(
+    {
+        "text",
+        "image",
+        "document",
+        "video",
+        "audio",
+        "toolUse",
+        "toolResult",
+        "guardContent",
+        "cachePoint",
+        "reasoningContent",
+        "citationsContent",
+        "searchResult",
+    }
+)
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 
 
@@ -36,7 +62,10 @@ class ConverseRules:
         known = _NATIVE if self._native else _KNOWN
         for name in body:
             if name not in known:
-                raise _error(f"Malformed input request: #: extraneous key [{name}] is not permitted, please reformat your input and try again.")  # fmt: skip
+                raise _error(
+                    f"Malformed input request: #: extraneous key [{name}] is not permitted, please reformat "
+                    "your input and try again."
+                )
         self._check_inference()
         names = self._check_tools()
         for number, block in enumerate(objects(body.get("system"))):
@@ -53,9 +82,15 @@ class ConverseRules:
             raise _error("Invalid type for inferenceConfig")
         for name in inference:
             if name not in (_NATIVE_INFERENCE if self._native else _INFERENCE):
-                raise _error(f"Malformed input request: #/inferenceConfig: extraneous key [{name}] is not permitted, please reformat your input and try again.")  # fmt: skip
+                raise _error(
+                    f"Malformed input request: #/inferenceConfig: extraneous key [{name}] is not permitted, "
+                    "please reformat your input and try again."
+                )
         if inference.get("maxTokens") is not None and inference["maxTokens"] < 1:
-            raise _error("Value at 'inferenceConfig.maxTokens' failed to satisfy constraint: Member must have value greater than or equal to 1")  # fmt: skip
+            raise _error(
+                "Value at 'inferenceConfig.maxTokens' failed to satisfy constraint: Member must have value "
+                "greater than or equal to 1"
+            )
         temperature = inference.get("temperature")
         if temperature is not None and not 0 <= temperature <= 1:
             raise _error(f"temperature: {temperature:g} is not less or equal to 1.0, please reformat your input")
@@ -75,10 +110,16 @@ class ConverseRules:
             if tool.keys() != {"toolSpec"} or not isinstance(spec, Mapping):
                 raise _error(f"Unknown tool at toolConfig.tools.{number}.")
             if not isinstance(spec.get("name"), str) or not _NAME.fullmatch(spec["name"]):
-                raise _error(f"Value at 'toolConfig.tools.{number}.member.toolSpec.name' failed to satisfy constraint: Member must satisfy regular expression pattern: [a-zA-Z0-9_-]+")  # fmt: skip
+                raise _error(
+                    f"Value at 'toolConfig.tools.{number}.member.toolSpec.name' failed to satisfy constraint: "
+                    "Member must satisfy regular expression pattern: [a-zA-Z0-9_-]+"
+                )
             schema = (spec.get("inputSchema") or {}).get("json")
             if not isinstance(schema, Mapping) or schema.get("type") != "object":
-                raise _error(f"The value at toolConfig.tools.{number}.toolSpec.inputSchema.json.type must be one of the following: object.")  # fmt: skip
+                raise _error(
+                    f"The value at toolConfig.tools.{number}.toolSpec.inputSchema.json.type must be one of the "
+                    "following: object."
+                )
             names.append(spec["name"])
         chosen = config.get("toolChoice")
         if chosen is not None and (len(chosen) != 1 or not chosen.keys() <= {"auto", "any", "tool"}):
@@ -95,12 +136,21 @@ class ConverseRules:
         for number, message in enumerate(messages):
             role = message.get("role") if isinstance(message, Mapping) else None
             if role not in ("user", "assistant"):
-                raise _error(f"Value '{role}' at 'messages.{number}.member.role' failed to satisfy constraint: Member must satisfy enum value set: [user, assistant]")  # fmt: skip
+                raise _error(
+                    f"Value '{role}' at 'messages.{number}.member.role' failed to satisfy constraint: Member "
+                    "must satisfy enum value set: [user, assistant]"
+                )
             if number == 0 and role != "user":
-                raise _error("A conversation must start with a user message. Try again with a conversation that starts with a user message.")  # fmt: skip
+                raise _error(
+                    "A conversation must start with a user message. Try again with a conversation that starts "
+                    "with a user message."
+                )
             content = message.get("content")
             if not isinstance(content, list) or not content:
-                raise _error(f"The content field in the Message object at messages.{number} is empty. Add a ContentBlock object to the content field and try again.")  # fmt: skip
+                raise _error(
+                    f"The content field in the Message object at messages.{number} is empty. Add a ContentBlock "
+                    "object to the content field and try again."
+                )
             for position, block in enumerate(content):
                 self._check_block(block, f"messages.{number}.content.{position}", role)
             uses = [block["toolUse"].get("toolUseId") for block in content if "toolUse" in block]
@@ -109,8 +159,14 @@ class ConverseRules:
                 raise _error("The toolConfig field must be defined when using toolUse and toolResult content blocks.")
             if sorted(map(str, results)) != sorted(map(str, pending)):
                 if len(results) > len(pending):
-                    raise _error(f"The number of toolResult blocks at messages.{number}.content exceeds the number of toolUse blocks of previous turn.")  # fmt: skip
-                raise _error(f"Expected toolResult blocks at messages.{number}.content for the following Ids: {', '.join(map(str, pending))}")  # fmt: skip
+                    raise _error(
+                        f"The number of toolResult blocks at messages.{number}.content exceeds the number of "
+                        "toolUse blocks of previous turn."
+                    )
+                raise _error(
+                    f"Expected toolResult blocks at messages.{number}.content for the following Ids: "
+                    f"{', '.join(map(str, pending))}"
+                )
             pending = uses
 
     def _check_block(self, block: Any, where: str, role: str) -> None:
@@ -118,9 +174,15 @@ class ConverseRules:
             # On the stream path this was met with an empty object (section 4.5).
             if self._stream:
                 raise Refusal(400, b"{}", headers={"x-amzn-errortype": "ValidationException"})
-            raise _error(f"Malformed input request: the ContentBlock at {where} must hold exactly one known member, please reformat your input and try again.")  # fmt: skip
+            raise _error(
+                f"Malformed input request: the ContentBlock at {where} must hold exactly one known member, "
+                "please reformat your input and try again."
+            )
         if "text" in block and (not isinstance(block["text"], str) or not block["text"].strip()):
-            raise _error(f"The text field in the ContentBlock object at {where} is blank. Add text to the text field, and try again.")  # fmt: skip
+            raise _error(
+                f"The text field in the ContentBlock object at {where} is blank. Add text to the text "
+                "field, and try again."
+            )
         if "reasoningContent" in block and self._setting.deployment.family.vendor == "claude":
             inner = block["reasoningContent"].get("reasoningText")
             if inner is not None and not self._setting.signer.valid(

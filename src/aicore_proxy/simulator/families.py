@@ -93,10 +93,18 @@ def dimensions(model: str) -> int:
 
 
 _WINDOWS = (
-    (r"gpt-4o", 128_000), (r"gpt-4\.1", 1_047_576), (r"gpt-5\.[45]$", 1_050_000), (r"gpt-5", 400_000), (r"o\d", 200_000),
-    (r"anthropic--claude-(4\.[678]|5)", 1_000_000), (r"anthropic--", 200_000), (r"gemini-embedding", 2_048),
-    (r"gemini-", 1_048_576), (r"text-embedding", 8_192), (r"amazon--nova", 300_000),
-)  # fmt: skip
+    (r"gpt-4o", 128_000),
+    (r"gpt-4\.1", 1_047_576),
+    (r"gpt-5\.[45]$", 1_050_000),
+    (r"gpt-5", 400_000),
+    (r"o\d", 200_000),
+    (r"anthropic--claude-(4\.[678]|5)", 1_000_000),
+    (r"anthropic--", 200_000),
+    (r"gemini-embedding", 2_048),
+    (r"gemini-", 1_048_576),
+    (r"text-embedding", 8_192),
+    (r"amazon--nova", 300_000),
+)
 
 
 def context_length(model: str) -> int:

@@ -68,9 +68,9 @@ def subpath(path: str, model: str) -> Refusal:
     return proxy(400, f"Subpath '{path}' is not allowed for model '{model}'.")
 
 
-def deployment_not_found(id: str) -> Refusal:
+def deployment_not_found(deployment_id: str) -> Refusal:
     """Unknown, of another resource group or subaccount, or just created."""
-    return proxy(404, f"Deployment ID {id} not found.")
+    return proxy(404, f"Deployment ID {deployment_id} not found.")
 
 
 def ai_api(status: int, code: str, message: str, target: str) -> Refusal:

@@ -21,10 +21,42 @@ _FORMATS = {
     "ipv4": "192.0.2.1",
     "ipv6": "2001:db8::1",
 }
-_NAMED = {"city": "Berlin", "location": "Berlin", "country": "Germany", "name": "Ada", "command": "echo simulated",
-          "file_path": "README.md", "path": "README.md", "unit": "celsius", "query": "simulated", "url": "https://example.com/"}  # fmt: skip
-_PATTERN_TRIES = ("simulated", "a", "A", "abc", "ABC", "1", "12", "123", "1234", "12345", "a1", "A1", "AB-1", "AB-123",
-                  "2026-11-23", "10:00", "a@example.com", "https://example.com/", "#aabbcc", "+491701234567", "1.0.0", "")  # fmt: skip
+_NAMED = {
+    "city": "Berlin",
+    "location": "Berlin",
+    "country": "Germany",
+    "name": "Ada",
+    "command": "echo simulated",
+    "file_path": "README.md",
+    "path": "README.md",
+    "unit": "celsius",
+    "query": "simulated",
+    "url": "https://example.com/",
+}
+_PATTERN_TRIES = (
+    "simulated",
+    "a",
+    "A",
+    "abc",
+    "ABC",
+    "1",
+    "12",
+    "123",
+    "1234",
+    "12345",
+    "a1",
+    "A1",
+    "AB-1",
+    "AB-123",
+    "2026-11-23",
+    "10:00",
+    "a@example.com",
+    "https://example.com/",
+    "#aabbcc",
+    "+491701234567",
+    "1.0.0",
+    "",
+)
 
 
 def fit(schema: Any, quote: str = "") -> Any:

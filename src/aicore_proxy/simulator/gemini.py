@@ -9,8 +9,8 @@ import msgspec
 
 from aicore_proxy.simulator.answers import Answer, Block, Prompt, ToolSpec, joined, pieces, tokens, whole
 from aicore_proxy.simulator.azure import vector
-from aicore_proxy.simulator.faults import JSON, Refusal
 from aicore_proxy.simulator.families import dimensions
+from aicore_proxy.simulator.faults import JSON, Refusal
 from aicore_proxy.simulator.gemini_rules import Rules, as_list, error, get
 from aicore_proxy.simulator.operation import SSE, Frame, Setting, encode, objects, sse
 

@@ -11,28 +11,118 @@ from typing import Any
 from aicore_proxy.simulator.faults import Refusal
 from aicore_proxy.simulator.operation import Setting, encode, objects
 
-STATUSES = {400: "INVALID_ARGUMENT", 401: "UNAUTHENTICATED", 403: "PERMISSION_DENIED", 404: "NOT_FOUND", 408: "DEADLINE_EXCEEDED",
-            409: "ABORTED", 413: "INVALID_ARGUMENT", 429: "RESOURCE_EXHAUSTED", 499: "CANCELLED", 500: "INTERNAL",
-            503: "UNAVAILABLE", 504: "DEADLINE_EXCEEDED"}  # fmt: skip
-_BODY = frozenset({"contents", "systemInstruction", "generationConfig", "safetySettings", "tools", "toolConfig", "labels",
-                   "cachedContent", "model"})  # fmt: skip
-_CONFIG = frozenset(
-    "temperature topP topK candidateCount maxOutputTokens stopSequences presencePenalty frequencyPenalty responseMimeType "
-    "responseSchema responseJsonSchema responseModalities thinkingConfig seed responseLogprobs logprobs audioTimestamp "
-    "mediaResolution routingConfig modelConfig speechConfig imageConfig enableEnhancedCivicAnswers".split()
+STATUSES = {
+    400: "INVALID_ARGUMENT",
+    401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
+    404: "NOT_FOUND",
+    408: "DEADLINE_EXCEEDED",
+    409: "ABORTED",
+    413: "INVALID_ARGUMENT",
+    429: "RESOURCE_EXHAUSTED",
+    499: "CANCELLED",
+    500: "INTERNAL",
+    503: "UNAVAILABLE",
+    504: "DEADLINE_EXCEEDED",
+}
+_BODY = frozenset(
+    {
+        "contents",
+        "systemInstruction",
+        "generationConfig",
+        "safetySettings",
+        "tools",
+        "toolConfig",
+        "labels",
+        "cachedContent",
+        "model",
+    }
 )
-_PART = frozenset({"text", "thought", "thoughtSignature", "inlineData", "fileData", "functionCall", "functionResponse",
-                   "executableCode", "codeExecutionResult", "videoMetadata", "mediaResolution"})  # fmt: skip
+_CONFIG = frozenset(
+    {
+        "temperature",
+        "topP",
+        "topK",
+        "candidateCount",
+        "maxOutputTokens",
+        "stopSequences",
+        "presencePenalty",
+        "frequencyPenalty",
+        "responseMimeType",
+        "responseSchema",
+        "responseJsonSchema",
+        "responseModalities",
+        "thinkingConfig",
+        "seed",
+        "responseLogprobs",
+        "logprobs",
+        "audioTimestamp",
+        "mediaResolution",
+        "routingConfig",
+        "modelConfig",
+        "speechConfig",
+        "imageConfig",
+        "enableEnhancedCivicAnswers",
+    }
+)
+_PART = frozenset(
+    {
+        "text",
+        "thought",
+        "thoughtSignature",
+        "inlineData",
+        "fileData",
+        "functionCall",
+        "functionResponse",
+        "executableCode",
+        "codeExecutionResult",
+        "videoMetadata",
+        "mediaResolution",
+    }
+)
 _CALL = frozenset({"name", "args", "id", "partialArgs", "willContinue"})
 _RESPONSE = frozenset({"name", "response", "parts", "willContinue", "scheduling"})
 _DECLARATION = frozenset(
     {"name", "description", "parameters", "parametersJsonSchema", "response", "responseJsonSchema", "behavior"}
 )
-_TOOL = frozenset({"functionDeclarations", "googleSearch", "googleSearchRetrieval", "codeExecution", "urlContext", "retrieval",
-                   "enterpriseWebSearch", "googleMaps", "computerUse"})  # fmt: skip
+_TOOL = frozenset(
+    {
+        "functionDeclarations",
+        "googleSearch",
+        "googleSearchRetrieval",
+        "codeExecution",
+        "urlContext",
+        "retrieval",
+        "enterpriseWebSearch",
+        "googleMaps",
+        "computerUse",
+    }
+)
 _SCHEMA = frozenset(
-    "type format title description nullable enum items maxItems minItems properties required minProperties maxProperties "
-    "minimum maximum minLength maxLength pattern example anyOf propertyOrdering default".split()
+    {
+        "type",
+        "format",
+        "title",
+        "description",
+        "nullable",
+        "enum",
+        "items",
+        "maxItems",
+        "minItems",
+        "properties",
+        "required",
+        "minProperties",
+        "maxProperties",
+        "minimum",
+        "maximum",
+        "minLength",
+        "maxLength",
+        "pattern",
+        "example",
+        "anyOf",
+        "propertyOrdering",
+        "default",
+    }
 )
 _TYPES = frozenset({"STRING", "NUMBER", "INTEGER", "BOOLEAN", "ARRAY", "OBJECT", "NULL", "TYPE_UNSPECIFIED"})
 _NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_.:-]{0,63}")
@@ -93,10 +183,20 @@ class Rules:
                 raise _invalid(f"generation_config.{_snake(name)}", value)
         temperature = get(config, "temperature")
         if temperature is not None and not 0 <= temperature <= 2:
-            raise error(400, f"Unable to submit request because it has a temperature value of {temperature} but the supported range is from 0 (inclusive) to 2.0001 (exclusive). Update the value and try again.")  # fmt: skip
+            raise error(
+                400,
+                f"Unable to submit request because it has a temperature value of {temperature} but the "
+                "supported range is from 0 (inclusive) to 2.0001 (exclusive). Update the value and try "
+                "again.",
+            )
         limit = get(config, "maxOutputTokens")
         if limit is not None and limit < 1:
-            raise error(400, f"Unable to submit request because it has a maxOutputTokens value of {limit} but the supported range is from 1 (inclusive) to 65537 (exclusive). Update the value and try again.")  # fmt: skip
+            raise error(
+                400,
+                f"Unable to submit request because it has a maxOutputTokens value of {limit} but the "
+                "supported range is from 1 (inclusive) to 65537 (exclusive). Update the value and try "
+                "again.",
+            )
         if len(get(config, "stopSequences") or []) > 5:
             raise error(400, "The number of stop sequences must not be over 5.")
         self._check_thinking(get(config, "thinkingConfig"))
@@ -167,7 +267,12 @@ class Rules:
         _known(declared, _DECLARATION, where)
         name = declared.get("name")
         if not isinstance(name, str) or not _NAME.fullmatch(name):
-            raise error(400, f"Invalid function name: {name}. Must start with a letter or an underscore. Must be alphameric (a-z, A-Z, 0-9), underscores (_), dots (.), colons (:) or dashes (-), with a maximum length of 64.")  # fmt: skip
+            raise error(
+                400,
+                f"Invalid function name: {name}. Must start with a letter or an underscore. Must be "
+                "alphameric (a-z, A-Z, 0-9), underscores (_), dots (.), colons (:) or dashes (-), with a "
+                "maximum length of 64.",
+            )
         if name in self._names:
             raise error(400, f"Duplicate function declaration found: {name}")
         self._names.append(name)
@@ -193,7 +298,11 @@ class Rules:
             _known(content, frozenset({"role", "parts"}), f"contents[{number}]")
             parts = as_list(content.get("parts"))
             if not isinstance(parts, list) or not parts:
-                raise error(400, "Unable to submit request because it must have at least one parts field, which describes the prompt input.")  # fmt: skip
+                raise error(
+                    400,
+                    "Unable to submit request because it must have at least one parts field, which describes "
+                    "the prompt input.",
+                )
             for position, part in enumerate(parts):
                 self._check_part(part, f"contents[{number}].parts[{position}]")
             if role == "model":
@@ -223,7 +332,11 @@ class Rules:
         if "text" in part and not isinstance(part["text"], str):
             raise _invalid(f"{where}.text", part["text"])
         if part.get("text") == "" and get(part, "thoughtSignature") is None:
-            raise error(400, "Unable to submit request because it has an empty text parameter. Add a value to the parameter and try again.")  # fmt: skip
+            raise error(
+                400,
+                "Unable to submit request because it has an empty text parameter. Add a value to the "
+                "parameter and try again.",
+            )
         data = get(part, "inlineData")
         if data is not None and not (isinstance(data, Mapping) and get(data, "mimeType") and data.get("data")):
             raise error(
@@ -245,7 +358,12 @@ class Rules:
             calls = [part for part in objects(as_list(contents[number].get("parts"))) if get(part, "functionCall")]
             if calls and get(calls[0], "thoughtSignature") is None:
                 name = get(calls[0], "functionCall")["name"]
-                raise error(400, f"Function call is missing a thought_signature in functionCall parts. This is required for tools to work correctly, and missing thought_signature may lead to degraded model performance. Additional data, function call `default_api:{name}` , position {number + 1}.")  # fmt: skip
+                raise error(
+                    400,
+                    "Function call is missing a thought_signature in functionCall parts. This is required for "
+                    "tools to work correctly, and missing thought_signature may lead to degraded model "
+                    f"performance. Additional data, function call `default_api:{name}` , position {number + 1}.",
+                )
 
 
 def _begins(content: Mapping[str, Any]) -> bool:
@@ -265,7 +383,11 @@ def _skips(signature: Any) -> bool:
 
 def _check_counts(calls: int, results: int) -> None:
     if calls != results:
-        raise error(400, "Please ensure that the number of function response parts is equal to the number of function call parts of the function call turn.")  # fmt: skip
+        raise error(
+            400,
+            "Please ensure that the number of function response parts is equal to the number of "
+            "function call parts of the function call turn.",
+        )
 
 
 def _check_schema(schema: Any, where: str) -> None:
@@ -275,7 +397,11 @@ def _check_schema(schema: Any, where: str) -> None:
     _known(schema, _SCHEMA, where)
     kind = schema.get("type")
     if isinstance(kind, list):
-        raise error(400, f"Invalid JSON payload received. Unknown name \"type\" at '{where}': Proto field is not repeating, cannot start list.")  # fmt: skip
+        raise error(
+            400,
+            f"Invalid JSON payload received. Unknown name \"type\" at '{where}': Proto field is not "
+            "repeating, cannot start list.",
+        )
     if kind is not None and str(kind).upper() not in _TYPES:
         raise _invalid(f"{where}.type", kind)
     for number, value in enumerate(schema.get("enum") or []):

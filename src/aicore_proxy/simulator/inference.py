@@ -53,12 +53,12 @@ class Inference:
         self._caches: dict[tuple[str, str], float] = {}
 
     def deployment(self, path: str) -> tuple[Deployment | None, str, str]:
-        """The deployment of a path (None: unknown), its id, and what follows."""
-        id, _, rest = path.removeprefix(PREFIX).partition("/")
+        """The deployment of a path (None: unknown), its deployment_id, and what follows."""
+        deployment_id, _, rest = path.removeprefix(PREFIX).partition("/")
         for subaccount in self._subaccounts.values():
-            if id in subaccount.deployments:
-                return subaccount.deployments[id], id, rest
-        return None, id, rest
+            if deployment_id in subaccount.deployments:
+                return subaccount.deployments[deployment_id], deployment_id, rest
+        return None, deployment_id, rest
 
     def early(self, request: Request) -> Callable[[Reply], Awaitable[None]] | None:
         """The answer of a script with ``early``, before the body has been read."""
@@ -81,9 +81,9 @@ class Inference:
 
     async def answer(self, request: Request, reply: Reply) -> None:
         """Answers one request. A Refusal is written as its answer."""
-        deployment, id, rest = self.deployment(request.path)
+        deployment, deployment_id, rest = self.deployment(request.path)
         if deployment is None:
-            refusal = self._stranger(request, id)
+            refusal = self._stranger(request, deployment_id)
             await _send(reply, refusal)
             return
         deployment.received += 1
@@ -99,12 +99,12 @@ class Inference:
             deployment.open -= 1
             self.open -= 1
 
-    def _stranger(self, request: Request, id: str) -> Refusal:
+    def _stranger(self, request: Request, deployment_id: str) -> Refusal:
         try:
             self._tokens.check(request.headers.get("authorization"))
         except Refused as refused:
             return faults.edge(401, str(refused))
-        return faults.deployment_not_found(id)
+        return faults.deployment_not_found(deployment_id)
 
     async def _serve(self, request: Request, reply: Reply, deployment: Deployment, rest: str) -> None:
         self._admit(request, deployment)
@@ -310,8 +310,8 @@ class Inference:
             reply.cut(reset=bool(script.reset))
 
     def _response_headers(self) -> dict[str, str]:
-        id = f"{self._random.getrandbits(128):032x}"
-        uuid = f"{id[:8]}-{id[8:12]}-4{id[13:16]}-8{id[17:20]}-{id[20:]}"
+        number = f"{self._random.getrandbits(128):032x}"
+        uuid = f"{number[:8]}-{number[8:12]}-4{number[13:16]}-8{number[17:20]}-{number[20:]}"
         return {
             "x-request-id": uuid,
             "ai-inference-id": uuid,

@@ -185,14 +185,14 @@ def add_deployment(subaccount: Subaccount, spec: DeploymentSpec) -> Deployment:
     """Deploys. Raises LandscapeError if that id exists."""
     number = sum(1 for other in subaccount.deployments.values() if other.model == spec.model)
     seed = f"{subaccount.name}/{spec.resource_group}/{spec.model}/{number}"
-    while (id := spec.id or "d" + hashlib.sha256(seed.encode()).hexdigest()[:15]) in subaccount.deployments:
+    while (deployment_id := spec.id or "d" + hashlib.sha256(seed.encode()).hexdigest()[:15]) in subaccount.deployments:
         if spec.id:
-            raise LandscapeError(f"Deployment {id} exists already in {subaccount.name}.")
+            raise LandscapeError(f"Deployment {deployment_id} exists already in {subaccount.name}.")
         seed += "+"
     if spec.resource_group not in subaccount.resource_groups:
         subaccount.resource_groups.append(spec.resource_group)
     deployment = Deployment(
-        id,
+        deployment_id,
         subaccount.name,
         spec.resource_group,
         spec.model,
@@ -200,7 +200,7 @@ def add_deployment(subaccount: Subaccount, spec: DeploymentSpec) -> Deployment:
         spec.version,
         spec.status,
         spec.created or f"2026-05-01T08:00:{number:02d}Z",
-        str(uuid.uuid5(uuid.NAMESPACE_URL, f"configuration/{id}")),
+        str(uuid.uuid5(uuid.NAMESPACE_URL, f"configuration/{deployment_id}")),
     )
-    subaccount.deployments[id] = deployment
+    subaccount.deployments[deployment_id] = deployment
     return deployment

@@ -118,13 +118,11 @@ def from_prompt(text: str) -> Script | None:
     """The script of the last ``simulate: {JSON}`` line, if there is one. Raises ScriptError."""
     if "simulate:" not in text:
         return None
-    found = None
-    for found in PROMPT_LINE.finditer(text):
-        pass
-    if found is None:
+    lines = PROMPT_LINE.findall(text)
+    if not lines:
         return None
     try:
-        return parse(msgspec.json.decode(found.group(1)))
+        return parse(msgspec.json.decode(lines[-1]))
     except msgspec.DecodeError as error:
         raise ScriptError(f"The line `simulate: …` does not hold valid JSON: {error}") from None
 

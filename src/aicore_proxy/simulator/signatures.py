@@ -9,10 +9,10 @@ import hmac
 
 
 class Signer:
-    """Mints and checks. Two simulators with the same ``secret`` accept each other's; a family only its own."""
+    """Mints and checks. Two simulators with the same ``realm`` accept each other's; a family only its own."""
 
-    def __init__(self, secret: str = "simulator") -> None:
-        self._key = hashlib.sha256(secret.encode()).digest()
+    def __init__(self, realm: str = "simulator") -> None:
+        self._key = hashlib.sha256(realm.encode()).digest()
 
     def mint(self, family: str, text: str) -> str:
         """A signature of ``text``: base64, standard alphabet."""
