@@ -654,6 +654,15 @@ def test_thinking(model: str, ask: ReasoningAsk, max_tokens: int | None, config:
     assert lost(result) == losses
 
 
+@pytest.mark.parametrize(
+    ("model", "max_tokens"),
+    [("gemini-2.5-pro", 192), ("gemini-2.5-flash", 64), ("gemini-3.5-flash", 1088)],
+)
+def test_a_bound_for_the_answer_leaves_room_for_thoughts_that_cannot_be_turned_off(model: str, max_tokens: int) -> None:
+    ask = asked(user("go"), reasoning=ReasoningAsk("off"), sampling=Sampling(max_tokens=64))
+    assert encoded(ask, model).body["generationConfig"]["maxOutputTokens"] == max_tokens
+
+
 def test_sampling_is_kept_or_named() -> None:
     sampling = Sampling(100_000, 0.5, 0.9, 40, tuple("abcdef"), 1, 0.0, 0.3, 0, {"1": 2.0}, 2)
     result = encoded(asked(user("go"), sampling=sampling, user="u", cache=CacheMark()))

@@ -432,6 +432,8 @@ def _format(request: Request, profile: Profile, losses: list[Loss]) -> dict[str,
 MAX_STOPS = 5
 MAX_TOP_K = 64
 INT32 = 0x7FFFFFFF
+LEAST_THOUGHTS = 1024
+"""Tokens to allow for thoughts that cannot be turned off, where the model has no budget (Gemini 3)."""
 
 
 def _config(request: Request, profile: Profile, losses: list[Loss], *, plain: bool) -> dict[str, Json]:
@@ -449,6 +451,10 @@ def _config(request: Request, profile: Profile, losses: list[Loss], *, plain: bo
         config |= _format(request, profile, losses)
     if thinking := _thinking(request, profile, losses):
         config["thinkingConfig"] = thinking
+    if "maxOutputTokens" in config and _thinks_unasked(request, profile):
+        # Thoughts count as output: a small bound that was meant for the answer alone must not be used up by them
+        room, bound = profile.budgets[0] if profile.budgets else LEAST_THOUGHTS, config["maxOutputTokens"]
+        config["maxOutputTokens"] = max(bound, min(bound + room, 4 * room))
     return config
 
 
@@ -503,7 +509,7 @@ def _thinking(request: Request, profile: Profile, losses: list[Loss]) -> dict[st
             if ask.mode not in (None, "off") or ask.effort not in (None, "none"):
                 losses.append(Loss("reasoning", NAME, reason="the model does not think"))
             return None
-    off = ask.mode == "off" or (ask.mode is None and ask.effort == "none")
+    off = _off(ask)
     if off and not profile.stops_thinking:
         losses.append(Loss("reasoning", NAME, reason="the model always thinks"))
     # Who asks for thinking in Anthropic's words sees it unless they say otherwise
@@ -511,6 +517,16 @@ def _thinking(request: Request, profile: Profile, losses: list[Loss]) -> dict[st
     if visible is not None and not off:
         config["includeThoughts"] = visible
     return config or None
+
+
+def _off(ask: ReasoningAsk) -> bool:
+    return ask.mode == "off" or (ask.mode is None and ask.effort == "none")
+
+
+def _thinks_unasked(request: Request, profile: Profile) -> bool:
+    """Whether the model thinks although the client wants it not to."""
+    ask = request.reasoning
+    return request.source != NAME and ask is not None and _off(ask) and not profile.stops_thinking
 
 
 def _as_asked(ask: ReasoningAsk) -> dict[str, Json] | None:
@@ -537,7 +553,7 @@ def _level(ask: ReasoningAsk, profile: Profile) -> str | None:
 def _budget(ask: ReasoningAsk, profile: Profile, max_tokens: int | None) -> int | None:
     """The thinking budget for an ask: -1 as the model sees fit, 0 none; None says nothing."""
     smallest, largest = profile.budgets or (1, 24576)
-    if ask.mode == "off" or (ask.mode is None and ask.effort == "none"):
+    if _off(ask):
         return 0 if profile.stops_thinking else smallest
     if ask.budget is not None:
         return min(max(ask.budget, smallest), largest)
