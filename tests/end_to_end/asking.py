@@ -22,9 +22,9 @@ def body(protocol: str, model: str, text: str, *, stream: bool = False, **more: 
     return asked
 
 
-def simulate(text: str = "Hello!", **script: Any) -> str:
+def simulate(prompt: str = "Hello!", /, **script: Any) -> str:
     """A prompt that scripts the simulator."""
-    return f"{text}\nsimulate: {json.dumps(script)}"
+    return f"{prompt}\nsimulate: {json.dumps(script)}"
 
 
 def events(text: str) -> Iterator[tuple[str, Any]]:
