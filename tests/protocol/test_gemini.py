@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from aicore_proxy.protocol.dialects import Decoding, Target
 from aicore_proxy.protocol.dialects.gemini import DIALECT
+from aicore_proxy.protocol.dialects.gemini.offer import legal_name
 from aicore_proxy.protocol.dialects.gemini.parts import BYPASS
-from aicore_proxy.protocol.dialects.gemini.request import legal_name
 from aicore_proxy.protocol.fault import Fault, Kind
 from aicore_proxy.protocol.neutral import (
     CacheMark,

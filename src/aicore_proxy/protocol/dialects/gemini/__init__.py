@@ -6,7 +6,8 @@ Model and streaming stand in the path of the URL. Signatures of thoughts are the
 from __future__ import annotations
 
 from aicore_proxy.protocol.dialects import Dialect
-from aicore_proxy.protocol.dialects.gemini.request import FIELDS, decode_request, encode_request
+from aicore_proxy.protocol.dialects.gemini.generation import FIELDS
+from aicore_proxy.protocol.dialects.gemini.request import decode_request, encode_request
 from aicore_proxy.protocol.dialects.gemini.response import (
     decode_fault,
     decode_response,
