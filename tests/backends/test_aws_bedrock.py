@@ -114,10 +114,6 @@ def captures() -> list[Any]:
 
 REFUSED = {
     "claude-code/14-web-search-server-tool.json": {"tools.web_search"},
-    "anthropic-python/26-image-url-and-document-url.json": {
-        "messages.content.image.source.url",
-        "messages.content.document.source.url",
-    },
 }
 """Captures that cannot be answered, with what is named."""
 
@@ -377,6 +373,12 @@ def test_thoughts_of_other_models_stay_behind() -> None:
         assert sent(prepared)["thinking"] == {"type": "disabled"}
         assert lost(prepared) == ["messages.content.thinking", "thinking"]
         assert sent(prepare(body, "4.6-opus"))["thinking"] == {"type": "adaptive"}
+    body = {"messages": [*HI, blocks(call, role="assistant"), answer], "thinking": {"type": "adaptive"}}
+    assert sent(prepare(body))["thinking"] == {"type": "disabled"}
+    assert sent(prepare(body, "4.8-opus"))["thinking"] == {"type": "adaptive"}
+    body["thinking"] = {"type": "enabled", "budget_tokens": 2000}
+    assert sent(prepare(body))["thinking"] == {"type": "disabled"}
+    assert sent(prepare({**body, "messages": [*body["messages"], *HI]}))["thinking"] == body["thinking"]
     own = {"type": "thinking", "thinking": "t", "signature": "c2ln"}
     kept = prepare(
         {"messages": [*HI, blocks(own, foreign, call, role="assistant"), answer], "thinking": body["thinking"]}
@@ -385,12 +387,13 @@ def test_thoughts_of_other_models_stay_behind() -> None:
     assert sent(kept)["thinking"] == body["thinking"]
 
 
-@pytest.mark.parametrize("kind", ["url", "file"])
-def test_media_that_bedrock_cannot_fetch_is_refused_by_name(kind: str) -> None:
-    image = {"type": "image", "source": {"type": kind, kind: "x"}}
-    for message in (blocks(image), blocks({"type": "tool_result", "tool_use_id": "t", "content": [image]})):
-        (named,) = lost(prepare({"messages": [message]}), harmless=False)
-        assert named.endswith(f"image.source.{kind}")
+def test_a_file_is_refused_by_name_and_a_url_left_to_bedrock() -> None:
+    for kind, named in (("url", []), ("file", ["image.source.file"])):
+        image = {"type": "image", "source": {"type": kind, kind: "x"}}
+        for message in (blocks(image), blocks({"type": "tool_result", "tool_use_id": "t", "content": [image]})):
+            prepared = prepare({"messages": [message]})
+            assert [field[-len("image.source.file") :] for field in lost(prepared, harmless=False)] == named
+            assert sent(prepared)["messages"] == [message]
 
 
 def test_system_messages_in_the_middle() -> None:

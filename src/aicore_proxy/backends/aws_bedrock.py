@@ -14,8 +14,8 @@ import msgspec
 from aicore_proxy.backends import Ask, Prepared
 from aicore_proxy.backends.amend import Amending, without
 from aicore_proxy.backends.bedrock_betas import CONTEXT_MANAGEMENT, EFFORT, MID_SYSTEM, sorted_betas
-from aicore_proxy.backends.bedrock_messages import MessagesAmended, marked_end, unthought_loop
-from aicore_proxy.backends.bedrock_shapes import MARK, taken
+from aicore_proxy.backends.bedrock_messages import MessagesAmended, marked_end, outline_of
+from aicore_proxy.backends.bedrock_shapes import MARK, outline, taken, unthought_loop
 from aicore_proxy.landscape import Deployment
 from aicore_proxy.protocol.envelope import Envelope, unreadable
 from aicore_proxy.protocol.neutral import Encoded, Json
@@ -65,11 +65,11 @@ def amend(amending: Amending, profile: Profile, betas: tuple[str, ...]) -> None:
     amending.put("anthropic_version", VERSION)
     amending.drop("model")
     amending.drop("stream")
-    needed = _messages(amending, profile)
+    needed, unthought = _messages(amending, profile)
     _system(amending)
     _tools_and_choice(amending)
     _output_format(amending)
-    _thinking(amending, profile)
+    _thinking(amending, profile, unthought)
     if _output_config(amending, profile):
         needed.append(EFFORT)
     _sampling(amending, profile)
@@ -84,13 +84,15 @@ def amend(amending: Amending, profile: Profile, betas: tuple[str, ...]) -> None:
 # The conversation
 
 
-def _messages(amending: Amending, profile: Profile) -> list[str]:
-    """Messages, and the betas that they need."""
-    if "messages" in amending and "cache_control" not in amending and taken(amending.raw("messages")):
-        return []
+def _messages(amending: Amending, profile: Profile) -> tuple[list[str], bool]:
+    """Messages. The betas that they need, and whether they stand in a tool loop that began without thinking."""
+    if "messages" in amending and "cache_control" not in amending:
+        shaped = taken(amending.raw("messages"))
+        if shaped is not None:
+            return [], unthought_loop(outline(message) for message in reversed(shaped))
     messages = amending.value("messages", list)
     if messages is None:
-        return []
+        return [], False
     reading = MessagesAmended(amending, mid_system=profile.mid_system)
     edited = reading.messages(messages)
     control = amending.value("cache_control", dict)
@@ -105,17 +107,9 @@ def _messages(amending: Amending, profile: Profile) -> list[str]:
             edited = marked_end(edited if edited is not None else messages, mark) or edited
     if edited is not None:
         amending.put("messages", edited)
-    if reading.cut_thoughts and unthought_loop(edited if edited is not None else messages):
-        _unthinking(amending, profile)
-    return [MID_SYSTEM] if reading.mid_system else []
-
-
-def _unthinking(amending: Amending, profile: Profile) -> None:
-    """The running tool loop began with another model's thoughts: Claude cannot go on with ``enabled`` in it."""
-    thinking = amending.value("thinking", dict) or {}
-    if thinking.get("type") == "enabled" and profile.thinking in ("budget", "either"):
-        amending.put("thinking", {"type": "adaptive" if profile.thinking == "either" else "disabled"})
-        amending.lost("thinking", "the running tool loop began without thinking")
+    left = edited if edited is not None else messages
+    unthought = unthought_loop(outline_of(message) for message in reversed(left))
+    return [MID_SYSTEM] if reading.mid_system else [], unthought
 
 
 def _system(amending: Amending) -> None:
@@ -209,7 +203,7 @@ def _output_format(amending: Amending) -> None:
         amending.put("output_config", {"format": form, **config})
 
 
-def _thinking(amending: Amending, profile: Profile) -> None:
+def _thinking(amending: Amending, profile: Profile, unthought: bool) -> None:
     thinking = amending.value("thinking", dict)
     if thinking is None:
         return
@@ -229,6 +223,9 @@ def _thinking(amending: Amending, profile: Profile) -> None:
     elif kind not in ("enabled", "adaptive", "disabled"):
         edited = None
         amending.lost(f"thinking.{kind}")
+    if unthought and edited is not None and edited.get("type") == "enabled":
+        edited = {"type": "adaptive" if profile.thinking == "either" else "disabled"}
+        amending.lost("thinking", "the running tool loop began without thinking")
     if "display" in thinking:
         amending.lost("thinking.display")
     if edited is None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from aicore_proxy.backends.amend import Amending, without
-from aicore_proxy.backends.bedrock_shapes import BLOCKS, MARK, MESSAGE
+from aicore_proxy.backends.bedrock_shapes import BLOCKS, MARK, MESSAGE, Outline
 from aicore_proxy.protocol.neutral import Json
 from aicore_proxy.protocol.seal import WRAPPED
 
@@ -16,17 +16,14 @@ Block = Mapping[str, Json]
 Message = Mapping[str, Json]
 
 MARKABLE = frozenset({"text", "image", "document", "search_result", "tool_use", "tool_result"})
-UNSHOWN = {"url": "Bedrock fetches no URLs: send it as base64", "file": "there are no files here: send it as base64"}
 
 
 class MessagesAmended:
-    """One ``messages`` being read. ``cut_thoughts``: some of other models were taken out. ``mid_system``: system
-    messages are left in the middle."""
+    """One ``messages`` being read. ``mid_system``: system messages are left in the middle."""
 
     def __init__(self, amending: Amending, *, mid_system: bool) -> None:
         self._amending = amending
         self._takes_mid_system = mid_system
-        self.cut_thoughts = False
         self.mid_system = False
 
     def messages(self, messages: Sequence[Json]) -> list[Json] | None:
@@ -106,7 +103,6 @@ class MessagesAmended:
                 if isinstance(text, str) and (not text or text.isspace()):
                     return None
             case "thinking" | "redacted_thinking" if _foreign(block.get("signature", block.get("data"))):
-                self.cut_thoughts = True
                 self._amending.lost(f"{path}.thinking", "thoughts of another model")
                 return None
             case "image" | "document":
@@ -132,10 +128,11 @@ class MessagesAmended:
         return block
 
     def _source(self, block: Block, path: str) -> None:
+        """There is no Files API behind Bedrock. A URL goes up: the wire page does not say that it is refused, and if it
+        is, Bedrock's own words reach the client."""
         source = block.get("source")
-        kind = source.get("type") if isinstance(source, dict) else None
-        if kind in UNSHOWN:
-            self._amending.lost(f"{path}.source.{kind}", UNSHOWN[kind], harmless=False)
+        if isinstance(source, dict) and source.get("type") == "file":
+            self._amending.lost(f"{path}.source.file", "there are no files here: send it as base64", harmless=False)
 
 
 def _foreign(seal: Json) -> bool:
@@ -185,15 +182,6 @@ def marked_end(messages: Sequence[Json], control: Mapping[str, Json]) -> list[Js
     return [*messages[:-1], {**last, "content": blocks}]
 
 
-def unthought_loop(messages: Sequence[Json]) -> bool:
-    """Whether the conversation stands in a tool loop whose first assistant message does not begin with thinking."""
-    first: list[Json] = []
-    for message in reversed(messages):
-        blocks = as_blocks(message.get("content")) if isinstance(message, dict) else []
-        role = role_of(message)
-        kinds = [block.get("type") for block in blocks if isinstance(block, dict)]
-        if role == "user" and "tool_result" not in kinds:
-            break
-        if role == "assistant":
-            first = kinds
-    return bool(first) and first[0] not in ("thinking", "redacted_thinking")
+def outline_of(message: Json) -> Outline:
+    blocks = as_blocks(message.get("content")) if isinstance(message, dict) else []
+    return role_of(message), [block.get("type") for block in blocks if isinstance(block, dict)]

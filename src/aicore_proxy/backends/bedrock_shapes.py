@@ -6,12 +6,13 @@ bear Claude's own signature, neither an empty nor a wrapped foreign one. Members
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta, Raw, Struct
 
+from aicore_proxy.protocol.neutral import Json
 from aicore_proxy.protocol.seal import WRAPPED
 
 Said: TypeAlias = Annotated[str, Meta(pattern=r"\S")]
@@ -25,7 +26,7 @@ class Mark(Struct, forbid_unknown_fields=True):
 
 
 class Source(Struct):
-    type: Literal["base64", "text", "content"]
+    type: Literal["base64", "text", "content", "url"]
 
 
 class Text(Struct, tag="text", forbid_unknown_fields=True):
@@ -94,10 +95,30 @@ MARK = frozenset(Mark.__struct_fields__)
 _messages = msgspec.json.Decoder(list[Message])
 
 
-def taken(messages: Raw) -> bool:
-    """Whether Bedrock takes ``messages`` as they are. False may only mean that this cannot tell."""
+def taken(messages: Raw) -> Sequence[Message] | None:
+    """``messages`` if Bedrock takes them as they are. None may only mean that this cannot tell."""
     try:
-        _messages.decode(messages)
+        return _messages.decode(messages)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return False
-    return True
+        return None
+
+
+Outline: TypeAlias = tuple[Json, Sequence[Json]]
+"""A message's role, and the types of its blocks."""
+
+
+def outline(message: Message) -> Outline:
+    content = message.content
+    return message.role, [] if isinstance(content, str) else [block.__struct_config__.tag for block in content]
+
+
+def unthought_loop(backwards: Iterable[Outline]) -> bool:
+    """Whether a conversation, told from its end, stands in a tool loop whose first assistant message does not begin
+    with thinking. With thinking ``enabled`` that is a 400 ("Expected `thinking` or `redacted_thinking`, ...")."""
+    first: Sequence[Json] = ()
+    for role, kinds in backwards:
+        if role == "user" and "tool_result" not in kinds:
+            break
+        if role == "assistant":
+            first = kinds
+    return "tool_use" in first and first[0] not in ("thinking", "redacted_thinking")
