@@ -293,16 +293,9 @@ class AiohttpResponse:
     """See UpstreamResponse. Owns its connection until the body was read to its end, or it is closed."""
 
     __slots__ = (
-        "_answer",
-        "_content",
-        "_exchange",
-        "_failure",
-        "_taken",
-        "_timer",
-        "_waits_since",
-        "headers",
-        "status",
-    )
+        "_answer", "_content", "_exchange", "_failure", "_taken",
+        "_timer", "_waits_since", "headers", "status",
+    )  # fmt: skip
 
     def __init__(self, answer: aiohttp.ClientResponse, exchange: _Exchange) -> None:
         self.status = answer.status
