@@ -3,7 +3,8 @@
 ``neutral.json`` is written by hand: ``about``, ``request``, ``response``, ``fault`` (neutral values, members with
 defaults left out) and ``models`` (the model that each dialect writes for, where the usual one does not show the point).
 All other files are made from it; ``losses.json`` lists what an encoder could not take, and where a file read back
-differs from the neutral form, as path: [neutral, read back].
+differs from the neutral form, as path: [neutral, read back]; under ``client`` the same for what a client of the
+dialect can say, where that is something else than what the model takes.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from aicore_proxy.protocol.fault import Fault, Kind
 from aicore_proxy.protocol.fold import fold, unfold
 from aicore_proxy.protocol.framing import SseDecoder
 from aicore_proxy.protocol.neutral import Delta, Encoded, Event, Failure, Loss, Open, Request, Response, Text
-from aicore_proxy.protocol.profiles import profile_of
+from aicore_proxy.protocol.profiles import EFFORTS, Profile, profile_of
 from aicore_proxy.protocol.seal import carried, native
 
 ROOT = Path(__file__).parent
@@ -70,6 +71,20 @@ def encoded(folder: Folder, dialect: Dialect, request: Request | None = None) ->
     model = folder.models[dialect.name]
     profile = profile_of(model)
     return dialect.encode_request(request or folder.request, Target(model, profile, native(profile.family)))
+
+
+GENEROUS = {
+    "openai_chat": Profile("gpt", version=(5,), thinking="effort", efforts=EFFORTS, mid_system=True),
+    "anthropic_messages": Profile("claude", thinking="either", efforts=EFFORTS, mid_system=True),
+    "gemini": Profile("gemini", thinking="budget"),
+}
+
+
+def as_a_client_asks(folder: Folder, dialect: Dialect) -> Request:
+    """The request as a client of ``dialect`` could say it: for a model that refuses nothing, with the seals that it
+    was given."""
+    target = Target("a-model", GENEROUS[dialect.name], carried(dialect.home))
+    return decoded(folder, dialect, dialect.encode_request(folder.request, target).body)
 
 
 def decoded(folder: Folder, dialect: Dialect, body: Mapping[str, Any]) -> Request:

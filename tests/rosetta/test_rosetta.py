@@ -12,6 +12,7 @@ from tests.rosetta.folders import (
     DIALECTS,
     Folder,
     answering,
+    as_a_client_asks,
     decoded,
     differences,
     encoded,
@@ -65,7 +66,9 @@ def lost(folder: Folder, dialect: Dialect) -> dict[str, Any]:
     if folder.response is not None:
         body = folder.json(f"{dialect.name}.response.json")
         result["response"] = differences(folder.response, dialect.decode_response(body))
-    return {name: value for name, value in result.items() if value}
+    result = {name: value for name, value in result.items() if value}
+    said = differences(folder.request, as_a_client_asks(folder, dialect))
+    return result if said == result.get("request", {}) else {**result, "client": said}
 
 
 @each_folder
