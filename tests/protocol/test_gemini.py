@@ -654,6 +654,15 @@ def test_thinking(model: str, ask: ReasoningAsk, max_tokens: int | None, config:
     assert lost(result) == losses
 
 
+def test_a_gemini_clients_level_becomes_a_budget_where_the_model_has_no_levels() -> None:
+    body = {"contents": [{"parts": [{"text": "a"}]}],
+            "generationConfig": {"thinkingConfig": {"thinkingLevel": "HIGH", "includeThoughts": True}}}  # fmt: skip
+    config = encoded(decoded(body), "gemini-2.5-flash").body["generationConfig"]
+    assert config == {"thinkingConfig": {"thinkingBudget": 24576, "includeThoughts": True}}
+    config = encoded(decoded(body), "gemini-3.5-flash").body["generationConfig"]
+    assert config == body["generationConfig"]
+
+
 @pytest.mark.parametrize(
     ("model", "max_tokens"),
     [("gemini-2.5-pro", 192), ("gemini-2.5-flash", 64), ("gemini-3.5-flash", 1088)],

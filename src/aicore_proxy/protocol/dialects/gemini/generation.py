@@ -152,7 +152,8 @@ def _thinking(request: Request, profile: Profile, losses: list[Loss]) -> dict[st
     ask = request.reasoning
     if ask is None:
         return None
-    if request.source == NAME:
+    # "Thinking level is not supported for this model" before Gemini 3, which still takes a budget
+    if request.source == NAME and not (ask.effort and profile.thinking == "budget"):
         return _as_asked(ask)
     config: dict[str, Json] = {}
     match profile.thinking:
