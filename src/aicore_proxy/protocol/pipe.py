@@ -24,15 +24,20 @@ from aicore_proxy.protocol.neutral import (
     FinishReason,
     Json,
     Open,
+    Reasoning,
     Sealed,
     Start,
     Tally,
+    Text,
     Usage,
 )
 from aicore_proxy.protocol.undo import Restoring
 
 HELD_LIMIT = 8 * 1024 * 1024
 """Bytes kept back before the first content."""
+
+EMPTY = (Text(""), Reasoning(""))
+"""Parts whose opening says nothing yet."""
 
 Observe = Callable[[Event], None]
 
@@ -89,8 +94,9 @@ class Progress:
         match event:
             case Delta() | Sealed():
                 self.started = True
-            case Open(candidate=candidate):
-                self.started = True
+            case Open(part=part, candidate=candidate):
+                # The start of a text that has not come yet is no content: another deployment may still answer
+                self.started = self.started or part not in EMPTY
                 if candidate not in self.finishes:
                     self.unfinished.add(candidate)
             case Finish(reason=reason, usage=usage, candidate=candidate):
