@@ -274,3 +274,20 @@ def test_a_whole_answer_tells_the_same_as_the_stream(source: Dialect, target: Di
     )
     assert replace(streamed, extras={}, created=0) == replace(whole, extras={}, created=0)
     assert seen
+
+
+@each_dialect
+@given(data=st.data())
+def test_a_relay_reads_json_with_spaces_too(dialect: Dialect, data: st.DataObject) -> None:
+    """What a relay looks for may be spelled in other ways: usage and finish are noticed all the same."""
+    wire = data.draw(wires(dialect))
+    loose = b"".join(
+        b"data: " + (payload if payload == b"[DONE]" else json.dumps(json.loads(payload)).encode()) + b"\n\n"
+        for _, payload in frames(wire)
+    )
+    tight, spaced = pipe(dialect, dialect), pipe(dialect, dialect)
+    run(tight, wire)
+    # Without what tells the end a second time
+    run(spaced, loose.replace(b"data: [DONE]\n\n", b""))
+    assert spaced.fault is None
+    assert (spaced.usage, spaced.finishes) == (tight.usage, tight.finishes)

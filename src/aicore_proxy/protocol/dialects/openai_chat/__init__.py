@@ -31,16 +31,9 @@ DIALECT = Dialect(
     encode_fault=encode_fault,
     framed=framed,
     keepalive=b": keep-alive\n\n",
-    # Azure's every frame has "usage":null and "finish_reason":null; some servers write a space after the colon
-    notable=(
-        b'"usage":{',
-        b'"usage": {',
-        b'"finish_reason":"',
-        b'"finish_reason": "',
-        b'"error"',
-        b'{"message"',
-        b"[DONE]",
-    ),
+    # Azure's every frame has "usage":null and "finish_reason":null. Of a server that writes spaces a relay reads every
+    # frame (pipe.Relay)
+    notable=(b'"usage":{', b'"finish_reason":"', b'"error"', b'{"message"', b"[DONE]"),
     answers=("choices",),
     ending=ENDING,
 )
