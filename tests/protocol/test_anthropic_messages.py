@@ -450,6 +450,83 @@ def test_thoughts_go_up_only_with_their_own_seal() -> None:
     assert fields(encoded) == {"content.thinking"}
 
 
+ids = st.sampled_from(["a", "b", "c|d", ""])
+anything = st.one_of(
+    st.builds(Text, st.sampled_from(["", " ", "x", "y\n"])),
+    st.builds(Reasoning, st.sampled_from(["", "t"]), st.sampled_from([None, Seal("claude", "s"), Seal("gpt", "e")])),
+    st.builds(ToolCall, ids, st.sampled_from(["f", "g h"]), st.sampled_from(["", "{}", "[", '{"a":1}'])),
+    st.builds(
+        ToolResult, ids, st.sampled_from([(), (Text(""),), (Text("r"), Media("image", data=PNG))]), st.booleans()
+    ),
+    st.just(Refusal("no")),
+    st.just(Media("image", data=PNG)),
+    st.just(Foreign(CHAT, {"type": "x"})),
+)
+roles: Any = st.sampled_from(["user", "assistant", "user", "assistant", "system", "developer"])
+histories = st.lists(st.builds(Turn, roles, st.lists(anything, max_size=4).map(tuple)), min_size=1, max_size=8)
+asks = st.builds(
+    ReasoningAsk, st.sampled_from([None, "off", "on", "adaptive"]), st.sampled_from([None, "none", "low", "max"]),
+    st.sampled_from([None, 0, 2000, 90000]),
+)  # fmt: skip
+choices = st.sampled_from(
+    [None, ToolChoice("auto"), ToolChoice("required"), ToolChoice("tool", "f"), ToolChoice("none")]
+)
+
+
+def conversation_refusals(body: dict[str, Any], *, mid_system: bool) -> Iterator[str]:
+    """Why the Messages API would answer 400 to the conversation."""
+    roles = [message["role"] for message in body["messages"]]
+    if roles[:1] != ["user"]:
+        yield "first message must use the user role"
+    for before, role, after in zip(roles, roles[1:], [*roles[2:], "assistant"], strict=False):
+        if role == before or (role == "system" and (before != "user" or after != "assistant" or not mid_system)):
+            yield f"{role} after {before}"
+    seen: set[str] = set()
+    for message, following in zip(
+        body["messages"], [*body["messages"][1:], {"role": "user", "content": []}], strict=True
+    ):
+        blocks = (
+            message["content"]
+            if isinstance(message["content"], list)
+            else [{"type": "text", "text": message["content"]}]
+        )
+        if not blocks or not all(block["text"].strip() for block in blocks if block["type"] == "text"):
+            yield "empty content"
+        uses = [block["id"] for block in blocks if block["type"] == "tool_use"]
+        if (
+            seen & set(uses)
+            or len(set(uses)) < len(uses)
+            or not all(re.fullmatch("[a-zA-Z0-9_-]+", one) for one in uses)
+        ):
+            yield "tool_use ids"
+        seen |= set(uses)
+        kinds = [(block["type"], block.get("tool_use_id")) for block in following["content"] if isinstance(block, dict)]
+        if message["role"] == "assistant" and sorted(uses) != sorted(i for _, i in kinds[: len(uses)] if i):
+            yield "tool_use without tool_result"
+        if message["role"] == "assistant" and any(kind == "tool_result" for kind, _ in kinds[len(uses) :]):
+            yield "tool_result without tool_use"
+    if roles[-1] == "assistant" and str(blocks[-1].get("text", "x"))[-1].isspace():
+        yield "trailing whitespace"
+
+
+@given(histories, asks, choices, st.sampled_from(["3.5-sonnet", "4.5-sonnet", "4.6-opus", "4.8-opus"]), st.booleans())
+def test_any_history_becomes_a_conversation_that_claude_takes(
+    turns: list[Turn], ask: ReasoningAsk, choice: ToolChoice | None, model: str, shaped: bool
+) -> None:
+    output = Output("schema", {"type": "object", "properties": {}}) if shaped else None
+    request = asked(*turns, reasoning=ask, tools=(Tool("f"),), tool_choice=choice, output=output)
+    profile = profile_of(f"anthropic--claude-{model}")
+    body = encode(request, profile).body
+    assert list(conversation_refusals(body, mid_system=profile.mid_system)) == []
+    thinking = body.get("thinking", {"type": "disabled"})
+    if thinking["type"] == "enabled":
+        assert 1024 <= thinking["budget_tokens"] < body["max_tokens"]
+    if thinking["type"] != "disabled":
+        assert body.get("tool_choice", {}).get("type") not in ("any", "tool")
+        assert body["messages"][-1]["role"] != "assistant"
+    assert encode(request, profile).body == body
+
+
 # How much to think
 
 

@@ -13,7 +13,19 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from aicore_proxy.protocol.dialects.anthropic_messages.blocks import Drafting, cleaned, compact, encode_part
-from aicore_proxy.protocol.neutral import Extras, Json, Media, Part, Text, ToolCall, ToolResult, Turn
+from aicore_proxy.protocol.neutral import (
+    Extras,
+    Foreign,
+    Json,
+    Media,
+    Part,
+    Reasoning,
+    Refusal,
+    Text,
+    ToolCall,
+    ToolResult,
+    Turn,
+)
 
 Block = dict[str, Json]
 NO_RESULT = "No result of this call is known: it was cancelled, or its result was lost."
@@ -60,7 +72,15 @@ def split_system(turns: Sequence[Turn]) -> tuple[list[Part], Sequence[Turn]]:
 
 
 def write_system(parts: Sequence[Part], draft: Drafting) -> list[Block]:
-    return [block for part in parts if (block := encode_part(part, draft)) is not None]
+    """The blocks of ``system``: texts only."""
+    blocks: list[Block] = []
+    for part in parts:
+        if isinstance(part, Text | Refusal | Foreign):
+            block = encode_part(part, draft)
+            blocks += [block] if block is not None else []
+        else:
+            draft.lost("system", "Claude takes only texts there", harmless=not isinstance(part, Media))
+    return blocks
 
 
 def write_messages(turns: Sequence[Turn], draft: Drafting, *, mid_system: bool) -> list[Message]:
@@ -72,14 +92,16 @@ def write_messages(turns: Sequence[Turn], draft: Drafting, *, mid_system: bool) 
         if message.role != "system":
             push(messages, message)
             continue
-        following = next((later.role for later in drafts[i + 1 :] if later.role != "system"), "assistant")
-        if mid_system and messages and messages[-1].role in ("user", "system") and following == "assistant":
+        before = messages[-1].role if messages else None
+        after = drafts[i + 1].role if i + 1 < len(drafts) else "assistant"
+        texts = all(block.get("type") == "text" for block in message.blocks) or draft.own
+        if mid_system and (before, after) == ("user", "assistant") and texts:
             push(messages, message)
         else:
             if message.extras:
                 draft.lost(f"messages.{next(iter(message.extras))}")
             push(messages, Message("user", [reminder(block) for block in message.blocks]))
-    if messages and messages[0].role != "user" and not draft.own:
+    if not draft.own and (not messages or messages[0].role != "user"):
         messages.insert(0, Message("user", [{"type": "text", "text": OPENING}]))
     return messages
 
@@ -124,6 +146,8 @@ def gathered(turns: Sequence[Turn], draft: Drafting) -> list[Segment]:
                     if not answer(segments, part):
                         draft.lost("tool_result.tool_use_id", "a result without its call")
                         segment.parts += orphaned(part)
+                case ToolCall() | Reasoning() if role != "assistant":
+                    draft.lost("content", "a call or a thought that is not the assistant's")
                 case Media() if role == "assistant":
                     draft.lost(f"content.{part.kind}", "Claude takes no media from the assistant", harmless=False)
                 case _:
@@ -186,7 +210,9 @@ def drafted(segments: Sequence[Segment], draft: Drafting) -> list[Message]:
 
     def write(role: str, parts: Sequence[Part], extras: Extras) -> None:
         blocks = [block for part in parts if (block := encode_part(part, draft)) is not None]
-        if blocks:
+        if blocks and messages and messages[-1].role == role == "system":
+            push(messages, Message(role, blocks, dict(extras)))
+        elif blocks:
             messages.append(Message(role, blocks, dict(extras)))
 
     for segment in segments:
