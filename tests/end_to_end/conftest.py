@@ -53,6 +53,22 @@ class Simulator:
     def service_keys(self) -> dict[str, Any]:
         return self._http.get("/_simulator/service-keys").raise_for_status().json()
 
+    def received_by_subaccount(self, model: str) -> dict[str, int]:
+        """Subaccount -> inference requests so far that reached its deployments of ``model``."""
+        places = self.state()["subaccounts"].items()
+        counts = {name: [d["received"] for d in place["deployments"] if d["model"] == model] for name, place in places}
+        return {name: sum(received) for name, received in counts.items() if received}
+
+    def pushed(self) -> int:
+        """Bytes of answers so far that the kernel took."""
+        return sum(d["pushed"] for place in self.state()["subaccounts"].values() for d in place["deployments"])
+
+    def revoke_tokens(self) -> None:
+        self._http.delete("/_simulator/tokens").raise_for_status()
+
+    def switch(self, **switches: Any) -> None:
+        self._http.patch("/_simulator/switches", json=switches).raise_for_status()
+
     def wait_until_free(self, seconds: float = 5.0) -> float:
         """Until no inference request is open: the time it took, in seconds."""
         started = time.monotonic()
@@ -179,3 +195,25 @@ def proxy(simulator: Simulator, session_proxy: Proxy) -> Iterator[Proxy]:
     simulator.clear()
     yield session_proxy
     simulator.clear()
+
+
+@pytest.fixture(scope="session")
+def lenient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+    """A proxy in front of a simulator that takes any signature: for recorded requests."""
+    with running_simulator(tmp_path_factory.mktemp("lenient-simulator")) as simulator:
+        simulator.switch(check_signatures=False)
+        with running_proxy(tmp_path_factory.mktemp("lenient-proxy"), simulator) as proxy:
+            yield proxy
+
+
+@pytest.fixture(scope="session")
+def four(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Simulator, Proxy]]:
+    """Four subaccounts with one deployment of each model."""
+    models = ["gpt-5", "anthropic--claude-4.5-sonnet", "gemini-2.5-pro", "text-embedding-3-small"]
+    landscape = {"subaccounts": [{"name": f"sub-{n}", "models": models} for n in range(4)]}
+    home = tmp_path_factory.mktemp("four")
+    with (
+        running_simulator(home, "--fast", landscape=landscape) as simulator,
+        running_proxy(home, simulator, log_level="error") as proxy,
+    ):
+        yield simulator, proxy

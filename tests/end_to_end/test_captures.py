@@ -13,13 +13,28 @@ from tests.end_to_end.asking import CLAUDE, GEMINI, GPT, error_of, said
 from tests.end_to_end.conftest import Proxy
 
 FOLDER = Path(__file__).parents[1] / "captures"
-SERVED = ("/v1/chat/completions", "/v1/messages", "/v1/messages/count_tokens", "/v1/embeddings", "/v1/models", "/api/hello")
+SERVED = (
+    "/v1/chat/completions",
+    "/v1/messages",
+    "/v1/messages/count_tokens",
+    "/v1/embeddings",
+    "/v1/models",
+    "/api/hello",
+)
 CAPTURES = {
     str(path.relative_to(FOLDER).with_suffix("")): capture
     for path in sorted(FOLDER.glob("*/*.json"))
     if (capture := json.loads(path.read_text()))["path"].split("?")[0] in SERVED
 }
-NOT_SENT = ("host", "content-length", "connection", "authorization", "x-api-key", "transfer-encoding", "accept-encoding")
+NOT_SENT = (
+    "host",
+    "content-length",
+    "connection",
+    "authorization",
+    "x-api-key",
+    "transfer-encoding",
+    "accept-encoding",
+)
 
 # Exceptions, by name: what is answered with a 400, and what its message names
 THREADS = {

@@ -76,6 +76,8 @@ class Switches(Struct, forbid_unknown_fields=True):
     backend_details: Literal["both", "camel", "snake"] = "both"
     list_executable: bool = False
     """Whether listed deployments carry ``executableId``."""
+    check_signatures: bool = True
+    """Refuse thoughts whose signature was not minted here; off: any that is there will do (recorded requests)."""
     expires_in: int = 43199
     """Life of a token, seconds; 0 or less: refused at once."""
 

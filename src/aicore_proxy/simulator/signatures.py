@@ -6,12 +6,15 @@ import base64
 import binascii
 import hashlib
 import hmac
+from collections.abc import Callable
 
 
 class Signer:
-    """Mints and checks. Two simulators with the same ``realm`` accept each other's; a family only its own."""
+    """Mints and checks. Two simulators with the same ``realm`` accept each other's; a family only its own.
+    While ``trusting`` says so, any signature that is there is taken."""
 
-    def __init__(self, realm: str = "simulator") -> None:
+    def __init__(self, realm: str = "simulator", trusting: Callable[[], bool] = lambda: False) -> None:
+        self._trusting = trusting
         self._key = hashlib.sha256(realm.encode()).digest()
 
     def mint(self, family: str, text: str) -> str:
@@ -26,6 +29,8 @@ class Signer:
         """Whether it was minted here for this family and text; the URL-safe alphabet and missing padding count."""
         if not isinstance(signature, str) or not signature:
             return False
+        if self._trusting():
+            return True
         plain = signature.replace("-", "+").replace("_", "/")
         try:
             raw = base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
