@@ -136,6 +136,7 @@ def gathered(turns: Sequence[Turn], draft: Drafting) -> list[Segment]:
     for turn in turns:
         role = "system" if turn.role == "developer" else turn.role
         segment = Segment(role, extras=dict(turn.extras))
+        strays: list[Part] = []
         for part in turn.parts:
             match part:
                 case ToolCall() if role == "assistant":
@@ -145,16 +146,17 @@ def gathered(turns: Sequence[Turn], draft: Drafting) -> list[Segment]:
                 case ToolResult():
                     if not answer(segments, part):
                         draft.lost("tool_result.tool_use_id", "a result without its call")
-                        segment.parts += orphaned(part)
+                        (segment.parts if role == "user" else strays).extend(orphaned(part))
                 case ToolCall() | Reasoning() if role != "assistant":
                     draft.lost("content", "a call or a thought that is not the assistant's")
                 case Media() if role == "assistant":
                     draft.lost(f"content.{part.kind}", "Claude takes no media from the assistant", harmless=False)
                 case _:
                     segment.parts.append(part)
-        if not segment.parts and not segment.extras:
-            continue
-        join(segments, segment)
+        if segment.parts or segment.extras:
+            join(segments, segment)
+        if strays:
+            segments.append(Segment("user", strays))
     for segment in segments:
         segment.answers += [
             ToolResult(pending.id, (Text(NO_RESULT),), is_error=True)
