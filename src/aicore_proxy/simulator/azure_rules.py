@@ -144,6 +144,8 @@ def _check_parameters(body: Mapping[str, Any], deployment: Deployment, switches:
                 name,
             )
     stop = body.get("stop")
+    if stop is not None and not all(isinstance(text, str) for text in (stop if isinstance(stop, list) else [stop])):
+        raise error(400, "Invalid type for 'stop': expected a string or an array of strings.", "invalid_type", "stop")
     if isinstance(stop, list) and len(stop) > 4:
         raise error(
             400,

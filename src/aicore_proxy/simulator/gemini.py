@@ -28,8 +28,8 @@ class Generate:
     def __init__(self, body: Mapping[str, Any], setting: Setting, *, stream: bool) -> None:
         self._body = body
         self._setting = setting
-        self._config = get(body, "generationConfig") or {}
-        self._thinking: Mapping[str, Any] = get(self._config, "thinkingConfig") or {}
+        self._config: Any = get(body, "generationConfig")
+        self._thinking: Any = get(self._config, "thinkingConfig")
         self._id = setting.serial(22)
         self.prompt = Prompt(setting.deployment.model, stream)
 

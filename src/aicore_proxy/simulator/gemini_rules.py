@@ -135,8 +135,10 @@ def error(status: int, message: str, code: str = "") -> Refusal:
     return Refusal(status, encode({"error": inner}))
 
 
-def get(value: Mapping[str, Any], name: str) -> Any:
-    """A member by its camelCase or snake_case name."""
+def get(value: Any, name: str) -> Any:
+    """A member by its camelCase or snake_case name; None of what is no object."""
+    if not isinstance(value, Mapping):
+        return None
     return value[name] if name in value else value.get(_snake(name))
 
 
@@ -197,7 +199,10 @@ class Rules:
                 "supported range is from 1 (inclusive) to 65537 (exclusive). Update the value and try "
                 "again.",
             )
-        if len(get(config, "stopSequences") or []) > 5:
+        stops = get(config, "stopSequences") or []
+        if not isinstance(stops, list) or not all(isinstance(text, str) for text in stops):
+            raise _invalid("generation_config.stop_sequences", stops)
+        if len(stops) > 5:
             raise error(400, "The number of stop sequences must not be over 5.")
         self._check_thinking(get(config, "thinkingConfig"))
         if get(config, "responseSchema") is not None:
