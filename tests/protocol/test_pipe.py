@@ -1,0 +1,299 @@
+"""Single facts of the pipes; what holds for all streams stands in tests/properties/test_streams.py."""
+
+from __future__ import annotations
+
+import base64
+import json
+import struct
+import zlib
+from typing import Any
+
+import pytest
+from tests.properties.wellformed import check
+from tests.rosetta.folders import DIALECTS, ROOT
+
+from aicore_proxy.protocol.dialects import Answering, Dialect
+from aicore_proxy.protocol.fault import Fault, Kind
+from aicore_proxy.protocol.framing import AwsEventStreamDecoder, SseDecoder
+from aicore_proxy.protocol.neutral import Event, Request, Undo
+from aicore_proxy.protocol.pipe import HELD_LIMIT, Pipe, Relay, Translation, translate_response
+from aicore_proxy.protocol.seal import carried
+
+CHAT, MESSAGES, GEMINI = (DIALECTS[name] for name in ("openai_chat", "anthropic_messages", "gemini"))
+
+
+def answering(dialect: Dialect, undo: Undo | None = None) -> Answering:
+    request = Request(dialect.name, "a-model", (), stream=True, stream_usage=True)
+    return Answering(request, carried(dialect.home), undo or Undo(), "fresh0id", 1764000000, "req_1")
+
+
+def relay(dialect: Dialect) -> Relay:
+    return Relay(dialect, SseDecoder(), answering(dialect))
+
+
+def translation(source: Dialect, target: Dialect, undo: Undo | None = None) -> Translation:
+    return Translation(source, target, SseDecoder(), answering(target, undo))
+
+
+def sse(*payloads: dict[str, Any] | str) -> bytes:
+    texts = (
+        payload if isinstance(payload, str) else json.dumps(payload, separators=(",", ":")) for payload in payloads
+    )
+    return b"".join(b"data: " + text.encode() + b"\n\n" for text in texts)
+
+
+def choice(delta: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
+    return {
+        "id": "c1", "object": "chat.completion.chunk", "created": 1, "model": "gpt", "usage": None,
+        "choices": [{"index": 0, "delta": delta, "finish_reason": finish}],
+    }  # fmt: skip
+
+
+FILTERS = {"choices": [], "created": 0, "id": "", "model": "", "object": "", "prompt_filter_results": []}
+ROLE = choice({"role": "assistant", "content": "", "refusal": None})
+HELLO = choice({"content": "Hello"})
+STOP = choice({}, "stop")
+
+START = {"type": "message_start", "message": {
+    "id": "m1", "type": "message", "role": "assistant", "model": "claude", "content": [],
+    "stop_reason": None, "stop_sequence": None, "usage": {"input_tokens": 9, "output_tokens": 1},
+}}  # fmt: skip
+TEXT = {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}
+HI = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "Hi"}}
+END = {"type": "content_block_stop", "index": 0}
+TURN = {
+    "type": "message_delta",
+    "delta": {"stop_reason": "end_turn", "stop_sequence": None},
+    "usage": {"output_tokens": 4},
+}
+LAST = {"type": "message_stop"}
+
+
+@pytest.mark.parametrize("stream", [relay(CHAT), translation(CHAT, MESSAGES), translation(CHAT, GEMINI)])
+def test_nothing_leaves_before_content(stream: Pipe) -> None:
+    assert stream.feed(sse(FILTERS)) == b""
+    assert stream.feed(sse(ROLE)) == b""
+    assert not stream.started
+    assert stream.feed(sse(HELLO)) != b""
+    assert stream.started
+
+
+def test_a_relay_gives_what_was_held_and_the_payloads_as_they_were() -> None:
+    stream = relay(CHAT)
+    first = stream.feed(sse(FILTERS, ROLE)) + stream.feed(sse(HELLO))
+    assert first == sse(FILTERS, ROLE, HELLO)
+    assert stream.feed(sse(STOP, "[DONE]")) == sse(STOP, "[DONE]")
+    assert stream.finished
+    assert stream.finishes == {0: "stop"}
+
+
+def test_a_relay_puts_the_event_lines_back() -> None:
+    out = relay(MESSAGES).feed(sse(START, TEXT, HI, END, TURN, LAST))
+    assert [line.decode() for line in out.split(b"\n") if line.startswith(b"event: ")] == [
+        f"event: {kind['type']}" for kind in (START, TEXT, HI, END, TURN, LAST)
+    ]
+    assert check("anthropic_messages", out) == "whole"
+
+
+def test_a_payload_on_several_lines_is_put_on_one() -> None:
+    wire = (
+        sse(START, TEXT)
+        + b'data: {"type":"content_block_delta","index":0,\ndata: "delta":{"type":"text_delta","text":"Hi"}}\n\n'
+    )
+    out = relay(MESSAGES).feed(wire)
+    assert b'"index":0, "delta"' in out
+
+
+@pytest.mark.parametrize("payloads", [(START, TEXT, HI, END, TURN), (START, TEXT, HI, TURN)])
+def test_a_missing_message_stop_is_added(payloads: tuple[dict[str, Any], ...]) -> None:
+    for stream in (relay(MESSAGES), translation(MESSAGES, CHAT)):
+        out = stream.feed(sse(*payloads)) + stream.end()
+        assert out.endswith(stream_end(stream))
+        assert stream.fault is None
+        assert stream.usage is not None
+        assert (stream.usage.input, stream.usage.output) == (9, 4)
+
+
+def stream_end(stream: Pipe) -> bytes:
+    return MESSAGES.ending if isinstance(stream, Relay) else CHAT.ending
+
+
+def test_a_missing_done_is_added() -> None:
+    for stream in (relay(CHAT), translation(CHAT, MESSAGES)):
+        out = stream.feed(sse(ROLE, HELLO, STOP)) + stream.end()
+        assert stream.fault is None
+        assert out.endswith(CHAT.ending if isinstance(stream, Relay) else MESSAGES.ending)
+
+
+def test_without_usage_the_answer_is_whole() -> None:
+    stream = translation(CHAT, MESSAGES)
+    assert check("anthropic_messages", stream.feed(sse(ROLE, HELLO, STOP, "[DONE]")) + stream.end()) == "whole"
+    assert stream.usage is None
+
+
+@pytest.mark.parametrize("source", DIALECTS.values(), ids=lambda dialect: dialect.name)
+@pytest.mark.parametrize("body", [b"", b"\n\n", b": keep-alive\n\n", b"data: [DONE]\n\n", b"upstream connect error"])
+def test_an_empty_stream_is_another_deployments_chance(source: Dialect, body: bytes) -> None:
+    for target in DIALECTS.values():
+        stream = relay(target) if source is target else translation(source, target)
+        assert stream.feed(body) + stream.end() == b""
+        assert stream.fault is not None
+        assert stream.fault.elsewhere
+
+
+@pytest.mark.parametrize("source", DIALECTS.values(), ids=lambda dialect: dialect.name)
+def test_an_error_body_in_place_of_a_stream_keeps_its_words(source: Dialect) -> None:
+    for target in DIALECTS.values():
+        stream = relay(target) if source is target else translation(source, target)
+        out = stream.feed(b'{"error":"TooManyRequests",\n "message":"slow') + stream.feed(b' down"}\n') + stream.end()
+        assert out == b""
+        assert stream.fault is not None
+        assert (stream.fault.kind, stream.fault.message) == (Kind.RATE_LIMITED, "slow down")
+
+
+def test_what_is_held_before_content_is_bounded() -> None:
+    padding = {"choices": [], "id": "", "padding": "x" * 1024 * 1024}
+    for stream in (relay(CHAT), relay(MESSAGES)):
+        for _ in range(HELD_LIMIT // 1024 // 1024 + 1):
+            assert stream.feed(sse(padding)) == b""
+        assert stream.fault is not None
+
+
+def test_pings_before_content_are_not_held() -> None:
+    stream = relay(MESSAGES)
+    for _ in range(100_000):
+        assert stream.feed(b'data: {"type": "ping"}\n\n') == b""
+    assert b"ping" not in stream.feed(sse(START, TEXT, HI))
+
+
+def test_a_fault_before_content_is_written_only_if_it_is_told_to() -> None:
+    for stream in (relay(MESSAGES), translation(CHAT, MESSAGES)):
+        stream.feed(sse(START if isinstance(stream, Relay) else ROLE))
+        out = stream.fail(Fault(Kind.TIMEOUT, "late"))
+        assert check("anthropic_messages", out) == "error"
+        assert b"message_start" not in out
+
+
+def test_a_cut_at_every_byte_never_ends_silently() -> None:
+    """S01: over a recorded stream with thoughts, a text and a call, between all pairs."""
+    for source in DIALECTS.values():
+        wire = (ROOT / "thinking-tool-loop" / f"{source.name}.stream.txt").read_bytes()
+        for target in DIALECTS.values():
+            ends = {"nothing": 0, "error": 0, "whole": 0}
+            for at in range(len(wire)):
+                stream = relay(target) if source is target else translation(source, target)
+                out = stream.feed(wire[:at]) + stream.end()
+                end = check(target.name, out)
+                ends[end] += 1
+                assert (end == "whole") == (stream.fault is None)
+            assert ends["nothing"] > 0
+            assert ends["error"] > 0
+
+
+# Bedrock's binary stream
+
+
+def message(payload: bytes, **headers: str) -> bytes:
+    block = b""
+    for name, value in headers.items():
+        key = b":" + name.replace("_", "-").encode()
+        block += bytes([len(key)]) + key + b"\x07" + struct.pack(">H", len(value)) + value.encode()
+    prelude = struct.pack(">II", 16 + len(block) + len(payload), len(block))
+    body = prelude + struct.pack(">I", zlib.crc32(prelude)) + block + payload
+    return body + struct.pack(">I", zlib.crc32(body))
+
+
+def binary(*events: dict[str, Any]) -> bytes:
+    return b"".join(
+        message(
+            json.dumps(
+                {"bytes": base64.b64encode(json.dumps(event, separators=(",", ":")).encode()).decode()}
+            ).encode(),
+            event_type="chunk",
+            message_type="event",
+        )
+        for event in events
+    )
+
+
+@pytest.mark.parametrize("target", DIALECTS.values(), ids=lambda dialect: dialect.name)
+def test_the_binary_stream_says_the_same_as_sse(target: Dialect) -> None:
+    events = (START, TEXT, HI, END, TURN, LAST)
+    told = relay(MESSAGES) if target is MESSAGES else translation(MESSAGES, target)
+    expected = told.feed(sse(*events)) + told.end()
+    framer = AwsEventStreamDecoder()
+    stream: Pipe = (
+        Relay(target, framer, answering(target))
+        if target is MESSAGES
+        else Translation(MESSAGES, target, framer, answering(target))
+    )
+    wire = binary(*events)
+    assert b"".join(stream.feed(wire[i : i + 7]) for i in range(0, len(wire), 7)) + stream.end() == expected
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_an_exception_in_the_binary_stream(begun: bool) -> None:
+    stream = Relay(MESSAGES, AwsEventStreamDecoder(), answering(MESSAGES))
+    thrown = message(b'{"message":"slow down"}', message_type="exception", exception_type="throttlingException")
+    out = stream.feed((binary(START, TEXT, HI) if begun else binary(START)) + thrown) + stream.end()
+    assert stream.fault is not None
+    assert (stream.fault.kind, stream.fault.message) == (Kind.RATE_LIMITED, "slow down")
+    assert check("anthropic_messages", out) == ("error" if begun else "nothing")
+
+
+# What a request needed, turned back
+
+
+CALL = {
+    "type": "content_block_start",
+    "index": 0,
+    "content_block": {"type": "tool_use", "id": "t1", "name": "json_output", "input": {}},
+}
+ARGUMENTS = [
+    {"type": "content_block_delta", "index": 0, "delta": {"type": "input_json_delta", "partial_json": piece}}
+    for piece in ('{"name":', '"Ada"}')
+]
+CALLED = {"type": "message_delta", "delta": {"stop_reason": "tool_use"}, "usage": {"output_tokens": 4}}
+
+
+def test_an_output_tool_is_an_answer_streamed_and_whole() -> None:
+    undo = Undo(output_tool="json_output")
+    out = translation(MESSAGES, CHAT, undo).feed(sse(START, CALL, *ARGUMENTS, END, CALLED, LAST))
+    chunks = [json.loads(frame.data) for frame in SseDecoder().feed(out) if frame.data != b"[DONE]"]
+    deltas = [c["choices"][0] for c in chunks if c["choices"]]
+    assert "".join(d["delta"].get("content") or "" for d in deltas) == '{"name":"Ada"}'
+    assert [d["finish_reason"] for d in deltas if d["finish_reason"]] == ["stop"]
+    body = {
+        "id": "m1", "type": "message", "role": "assistant", "model": "claude", "stop_reason": "tool_use",
+        "content": [{"type": "tool_use", "id": "t1", "name": "json_output", "input": {"name": "Ada"}}],
+        "usage": {"input_tokens": 9, "output_tokens": 4},
+    }  # fmt: skip
+    whole = translate_response(MESSAGES, CHAT, json.dumps(body).encode(), answering(CHAT, undo))
+    assert json.loads(whole["choices"][0]["message"]["content"]) == {"name": "Ada"}
+    assert whole["choices"][0]["finish_reason"] == "stop"
+    assert "tool_calls" not in whole["choices"][0]["message"]
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"[]", b"{", b"null", b'"x"', b"\xff", b"[" * 100_000, b"{}", b'{"object":"list"}']
+)
+def test_what_is_no_answer_is_the_upstreams_fault(body: bytes) -> None:
+    for source in DIALECTS.values():
+        for target in DIALECTS.values():
+            with pytest.raises(Fault) as caught:
+                translate_response(source, target, body, answering(target))
+            assert caught.value.kind is Kind.UPSTREAM_FAILED
+
+
+def test_calls_without_id_have_the_same_one_for_client_and_observer() -> None:
+    seen: list[Event] = []
+    wire = sse(
+        {"candidates": [{"content": {"parts": [{"functionCall": {"name": "f", "args": {}}}]}, "finishReason": "STOP"}]}
+    )
+    stream = Translation(GEMINI, CHAT, SseDecoder(), answering(CHAT), seen.append)
+    out = stream.feed(wire) + stream.end()
+    told = [json.loads(f.data)["choices"] for f in SseDecoder().feed(out) if f.data != b"[DONE]"]
+    sent = [call["id"] for c in told if c for call in c[0]["delta"].get("tool_calls", []) if "id" in call]
+    observed = [event.part.id for event in seen if hasattr(event, "part") and hasattr(event.part, "arguments")]
+    assert sent == observed
+    assert sent[0]
