@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 from tests.end_to_end.asking import CLAUDE, GEMINI, GPT, PATHS, PROTOCOLS, body, error_of, said, simulate
-from tests.end_to_end.conftest import Proxy, Simulator
+from tests.end_to_end.conftest import Proxy, Simulator, running_proxy
 
 FAULTS: list[dict[str, Any]] = [
     {"status": 408},
@@ -91,12 +93,17 @@ def test_when_all_fail_the_client_is_told_in_its_protocol(
     assert len(asked) >= 2
 
 
-def test_a_revoked_token_is_renewed_once_for_all(proxy: Proxy, simulator: Simulator) -> None:
-    simulator.revoke_tokens()
-
-    answers = [proxy.http.post(PATHS["chat"], json=body("chat", GPT, "Hello!")) for _ in range(4)]
-
-    assert [answer.status_code for answer in answers] == [200] * 4
+def test_a_revoked_token_is_renewed_once_for_all(simulator: Simulator, tmp_path: Path) -> None:
+    simulator.clear()
+    with running_proxy(tmp_path, simulator) as proxy:
+        asked = simulator.state()["subaccounts"]["demo-eu"]["token_requests"]
+        simulator.revoke_tokens()
+        with ThreadPoolExecutor(20) as pool:
+            answers = pool.map(
+                lambda _: proxy.http.post(PATHS["chat"], json=body("chat", GPT, "Hello!")).status_code, range(40)
+            )
+        assert Counter(answers) == {200: 40}
+        assert simulator.state()["subaccounts"]["demo-eu"]["token_requests"] == asked + 1
 
 
 async def test_turns_are_exact_under_concurrency_through_every_endpoint(

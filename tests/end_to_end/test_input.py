@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from tests.end_to_end.asking import CLAUDE, GEMINI, GPT, PATHS, PROTOCOLS, body, error_of, said
-from tests.end_to_end.conftest import KEY, Proxy, Simulator
+from tests.end_to_end.conftest import KEY, Proxy, Simulator, running_proxy
 
 BAD_BODIES: list[tuple[str, bytes, str]] = [
     ("nothing", b"", "JSON"),

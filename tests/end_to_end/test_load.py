@@ -15,7 +15,6 @@ from typing import Any
 import aiohttp
 import psutil
 import pytest
-
 from tests.end_to_end.asking import CLAUDE, GPT, PATHS, body, simulate
 from tests.end_to_end.conftest import Simulator, running_proxy
 from tests.end_to_end.test_streams import request_bytes
