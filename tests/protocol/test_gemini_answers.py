@@ -240,8 +240,9 @@ def test_the_events_of_a_stream() -> None:
 def test_a_stream_as_written() -> None:
     out = frames(written(stream_events(CHUNKS)))
     assert [c["candidates"][0]["content"]["parts"] for c in out] == [
-        [{"text": "I ", "thought": True}],
-        [{"text": "think.", "thought": True}],
+        [{"text": "I", "thought": True}],
+        [{"text": " think", "thought": True}],
+        [{"text": ".", "thought": True}],
         [{"text": "Hel"}],
         [{"text": "lo"}],
         [
@@ -251,7 +252,7 @@ def test_a_stream_as_written() -> None:
         [{"text": "", "thoughtSignature": "ZW5k"}],
         [{"text": ""}],
     ]
-    assert [c["candidates"][0].get("finishReason") for c in out] == [None] * 6 + ["STOP"]
+    assert [c["candidates"][0].get("finishReason") for c in out] == [None] * 7 + ["STOP"]
     assert all((c["responseId"], c["modelVersion"]) == ("R1", "the-model") for c in out)
     assert out[-1]["usageMetadata"] == {
         "promptTokenCount": 5, "candidatesTokenCount": 7, "totalTokenCount": 14, "thoughtsTokenCount": 2,
@@ -286,6 +287,25 @@ def test_thoughts_that_nobody_wants_are_not_shown() -> None:
     assert whole["candidates"][0]["content"]["parts"] == [{"text": "hi", "thoughtSignature": "c2ln"}]
     streamed = [p for c in frames(written(unfold(response), hidden)) for p in c["candidates"][0]["content"]["parts"]]
     assert streamed == [{"text": "hi"}, {"text": "", "thought": True, "thoughtSignature": "c2ln"}, {"text": ""}]
+
+
+def test_the_seal_of_a_thought_stands_on_its_last_character() -> None:
+    out = frames(written([
+        Start("r", "m"), Open(0, Reasoning()), Delta(0, "Hm"), Delta(0, "m"), Sealed(0, Seal("claude", "S")), Close(0),
+        Open(1, Reasoning("left open")), Open(2, Text("hi")), Finish("stop"), Done(),
+    ]))  # fmt: skip
+    parts = [part for c in out for part in c["candidates"][0]["content"]["parts"]]
+    assert parts == [
+        {"text": "H", "thought": True},
+        {"text": "m", "thought": True},
+        {"text": "m", "thought": True, "thoughtSignature": wrap(Seal("claude", "S"))},
+        {"text": "left ope", "thought": True},
+        {"text": "n", "thought": True},
+        {"text": "hi"},
+        {"text": ""},
+    ]
+    replayed = decoded({"contents": [{"role": "model", "parts": [part]} for part in parts]}).turns[0].parts
+    assert replayed[0] == Reasoning("Hmm", Seal("claude", "S"))
 
 
 def test_several_candidates_end_on_one_chunk() -> None:

@@ -92,8 +92,8 @@ def _foreign_seal(part: Part) -> bool:
 
 
 def _rejoined(turns: Sequence[Turn]) -> list[Turn]:
-    """Turns with the seals of other families back on their thoughts: streamed to a Gemini client the seal came as a
-    part of its own behind the pieces of the thought, and some clients make each piece a Content."""
+    """Turns with the thoughts of other families whole: streamed to a Gemini client they came in pieces, the seal on the
+    last one, and some clients make each piece a part or a Content."""
     joined: list[Turn] = []
     for turn in turns:
         if joined and turn.role == "assistant" and joined[-1].role == "assistant":
@@ -106,10 +106,10 @@ def _rejoined(turns: Sequence[Turn]) -> list[Turn]:
 def _with_seals(parts: Sequence[Part]) -> list[Part]:
     whole: list[Part] = []
     for part in parts:
-        if not (isinstance(part, Reasoning) and _foreign_seal(part) and not part.text and not part.redacted):
+        if not (isinstance(part, Reasoning) and _foreign_seal(part) and not part.redacted):
             whole.append(part)
             continue
-        text = ""
+        text = part.text
         while whole and isinstance(before := whole[-1], Reasoning) and before.seal is None:
             text = before.text + text
             whole.pop()

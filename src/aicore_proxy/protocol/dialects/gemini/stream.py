@@ -273,7 +273,8 @@ class Encoder:
         return self._writing.setdefault((candidate, index), _Written(Text("")))
 
     def _opened(self, candidate: int, index: int, part: Part) -> bytes:
-        out = b"" if isinstance(part, ToolCall) else self._waited(candidate)
+        out = self._tails(candidate)
+        out += b"" if isinstance(part, ToolCall) else self._waited(candidate)
         written = self._writing[candidate, index] = _Written(part)
         match part:
             case ToolCall(arguments=text, seal=seal):
@@ -297,10 +298,27 @@ class Encoder:
                 written.texts.append(text)
                 return b""
             case Reasoning():
-                written.told = True
-                return b"" if not self._writer.thoughts else self._chunk(candidate, [{"text": text, "thought": True}])
+                # The last character waits for the signature: the AI SDK takes none from an empty thought
+                text = written.tail + text
+                written.told, written.tail = True, text[-1]
+                return self._thought(candidate, text[:-1])
             case _:
                 return self._chunk(candidate, [{"text": text}])
+
+    def _thought(self, candidate: int, text: str, seal: str | None = None) -> bytes:
+        if not self._writer.thoughts or not (text or seal):
+            return b""
+        signature = {"thoughtSignature": seal} if seal is not None else {}
+        return self._chunk(candidate, [{"text": text, "thought": True, **signature}])
+
+    def _tails(self, candidate: int) -> bytes:
+        """Ends of thoughts that nobody closed before the next part."""
+        out = b""
+        for (number, _), written in self._writing.items():
+            if written.tail and number == candidate:
+                out += self._thought(candidate, written.tail)
+                written.tail = ""
+        return out
 
     def _closed(self, candidate: int, index: int) -> bytes:
         written = self._writing.pop((candidate, index), None)
@@ -320,8 +338,8 @@ class Encoder:
                 # It may stand on the call that follows
                 self._waiting[candidate] = (msgspec.structs.replace(thought, text="", seal=sealed), seal)
                 return b""
-            case _Written(part=Reasoning(), seal=str(seal)) if self._writer.thoughts:
-                return self._chunk(candidate, [{"text": "", "thought": True, "thoughtSignature": seal}])
+            case _Written(part=Reasoning(), seal=seal, tail=tail):
+                return self._thought(candidate, tail, seal)
             case _:
                 return b""
 
@@ -365,10 +383,11 @@ class Encoder:
 
 
 class _Written(Struct):
-    """A part of an answer while it is written. ``told``: text of it went out."""
+    """A part of an answer while it is written. ``told``: it has text. ``tail``: text that was not written yet."""
 
     part: Part
     texts: list[str] = msgspec.field(default_factory=list)
     seal: str | None = None
     sealed: Seal | None = None
     told: bool = False
+    tail: str = ""
