@@ -57,14 +57,14 @@ class Tenant:
     def chat(self, model: str, /, *, said: str = "Hello", **body: Any) -> httpx2.Response:
         return self.post(model, f"chat/completions{API}", {"messages": [{"role": "user", "content": said}], **body})
 
-    def claude(self, model: str, /, *, said: str = "Hello", stream: bool = False, **body: Any) -> httpx2.Response:
+    def claude(self, model: str, /, *, said: str = "Hello", streamed: bool = False, **body: Any) -> httpx2.Response:
         sent = {"anthropic_version": "bedrock-2023-05-31", "max_tokens": 2_000, "messages": [user(said)], **body}
         sent = {name: value for name, value in sent.items() if value is not ...}
-        return self.post(f"anthropic--claude-{model}", "invoke-with-response-stream" if stream else "invoke", sent)
+        return self.post(f"anthropic--claude-{model}", "invoke-with-response-stream" if streamed else "invoke", sent)
 
-    def gemini(self, model: str, /, *, said: str = "Hello", stream: bool = False, **body: Any) -> httpx2.Response:
+    def gemini(self, model: str, /, *, said: str = "Hello", streamed: bool = False, **body: Any) -> httpx2.Response:
         sent = {"contents": [{"role": "user", "parts": [{"text": said}]}], **body}
-        verb = "streamGenerateContent?alt=sse" if stream else "generateContent"
+        verb = "streamGenerateContent?alt=sse" if streamed else "generateContent"
         return self.post(model, f"models/{model}:{verb}", sent)
 
 
