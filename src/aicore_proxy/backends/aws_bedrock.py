@@ -14,7 +14,7 @@ import msgspec
 from aicore_proxy.backends import Ask, Prepared
 from aicore_proxy.backends.amend import Amending, without
 from aicore_proxy.backends.bedrock_betas import CONTEXT_MANAGEMENT, EFFORT, MID_SYSTEM, sorted_betas
-from aicore_proxy.backends.bedrock_messages import MessagesAmended, marked_end, outline_of
+from aicore_proxy.backends.bedrock_messages import Blocks, Conversation
 from aicore_proxy.backends.bedrock_shapes import MARK, outline, taken, unthought_loop
 from aicore_proxy.landscape import Deployment
 from aicore_proxy.protocol.envelope import Envelope, unreadable
@@ -86,15 +86,12 @@ def amend(amending: Amending, profile: Profile, betas: tuple[str, ...]) -> None:
 
 def _messages(amending: Amending, profile: Profile) -> tuple[list[str], bool]:
     """Messages. The betas that they need, and whether they stand in a tool loop that began without thinking."""
-    if "messages" in amending and "cache_control" not in amending:
-        shaped = taken(amending.raw("messages"))
-        if shaped is not None:
-            return [], unthought_loop(outline(message) for message in reversed(shaped))
-    messages = amending.value("messages", list)
-    if messages is None:
+    if "messages" not in amending:
         return [], False
-    reading = MessagesAmended(amending, mid_system=profile.mid_system)
-    edited = reading.messages(messages)
+    raw = amending.raw("messages")
+    if "cache_control" not in amending and (shaped := taken(raw)) is not None:
+        return [], unthought_loop(outline(message) for message in reversed(shaped))
+    conversation = Conversation(raw, amending, mid_system=profile.mid_system)
     control = amending.value("cache_control", dict)
     amending.drop("cache_control")
     if control is not None:
@@ -103,13 +100,11 @@ def _messages(amending: Amending, profile: Profile) -> tuple[list[str], bool]:
         if sum(raw.count(b'"cache_control"') for raw in raws) >= MOST_MARKS:
             amending.lost("cache_control", "there are four marks already")
         else:
-            mark = without(control, MARK, "cache_control", amending)
-            edited = marked_end(edited if edited is not None else messages, mark) or edited
-    if edited is not None:
+            conversation.mark_end(without(control, MARK, "cache_control", amending))
+    if (edited := conversation.result()) is not None:
         amending.put("messages", edited)
-    left = edited if edited is not None else messages
-    unthought = unthought_loop(outline_of(message) for message in reversed(left))
-    return [MID_SYSTEM] if reading.mid_system else [], unthought
+    unthought = unthought_loop((entry.role, entry.kinds) for entry in reversed(conversation.entries))
+    return [MID_SYSTEM] if conversation.mid_system else [], unthought
 
 
 def _system(amending: Amending) -> None:
@@ -117,7 +112,7 @@ def _system(amending: Amending) -> None:
         return
     if bytes(memoryview(amending.raw("system"))[:1]) == b"[":
         blocks = amending.value("system", list) or []
-        edited = MessagesAmended(amending, mid_system=False).blocks(blocks, "system")
+        edited = Blocks(amending).amended(blocks, "system")
         if edited is not None:
             amending.put("system", edited)
         if not blocks or edited == []:

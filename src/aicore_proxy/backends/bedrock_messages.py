@@ -1,14 +1,18 @@
 """The ``messages`` and ``system`` of a Claude request as SAP's Bedrock deployments take them (wire facts 4.3).
 
-Values are never changed in place: an edited message is a new one, and None means that nothing had to be edited.
+A message that needs no edit stays the client's bytes, and so do the blocks of one that only gets more of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import msgspec
+from msgspec import Raw, Struct
+
 from aicore_proxy.backends.amend import Amending, without
-from aicore_proxy.backends.bedrock_shapes import BLOCKS, MARK, MESSAGE, Outline
+from aicore_proxy.backends.bedrock_shapes import BLOCKS, MARK, MESSAGE, Outline, outline, taken_one
+from aicore_proxy.protocol.envelope import decoded, unreadable
 from aicore_proxy.protocol.neutral import Json
 from aicore_proxy.protocol.seal import WRAPPED
 
@@ -17,55 +21,123 @@ Message = Mapping[str, Json]
 
 MARKABLE = frozenset({"text", "image", "document", "search_result", "tool_use", "tool_result"})
 
+_list = msgspec.json.Decoder(list[Raw])
+_members = msgspec.json.Decoder(dict[str, Raw])
 
-class MessagesAmended:
-    """One ``messages`` being read. ``mid_system``: system messages are left in the middle."""
 
-    def __init__(self, amending: Amending, *, mid_system: bool) -> None:
+class Entry(Struct):
+    """One message: its role, the types of its blocks, and itself, edited or as it came."""
+
+    role: Json
+    kinds: list[Json]
+    body: Message | Raw
+
+    def blocks(self) -> list[Json]:
+        """Its blocks, still raw where it is."""
+        if not isinstance(self.body, Raw):
+            return as_blocks(self.body.get("content"))
+        content = _members.decode(self.body)["content"]
+        return [{"type": "text", "text": content}] if bytes(memoryview(content)[:1]) == b'"' else _list.decode(content)
+
+    def filled(self, blocks: Sequence[Json], kinds: Sequence[Json]) -> None:
+        """Gives it other blocks."""
+        self.body = {"role": self.role, "content": list(blocks)}
+        self.kinds = list(kinds)
+
+
+class Conversation:
+    """One ``messages`` being amended. ``mid_system``: system messages are left in the middle."""
+
+    def __init__(self, raw: Raw, amending: Amending, *, mid_system: bool) -> None:
+        """Raises Fault(MALFORMED) if ``raw`` is no array."""
         self._amending = amending
+        self._reading = Blocks(amending)
         self._takes_mid_system = mid_system
+        self._edited = False
+        self._held: list[Json] = []
         self.mid_system = False
-
-    def messages(self, messages: Sequence[Json]) -> list[Json] | None:
-        """``messages`` as Bedrock takes them, None if they are so already."""
-        out: list[Json] = []
-        changed = False
-        held: list[Json] = []
-        for i, message in enumerate(messages):
-            if not isinstance(message, dict):
-                out.append(message)
-                continue
-            edited = self._message(message)
-            changed = changed or edited is not message
-            if edited is None:
-                continue
-            if edited.get("role") != "system":
-                if held:
-                    edited, held = _led(edited, held, out), []
-                out.append(edited)
-            elif self._may_stay(out, messages[i + 1 :]):
+        self.entries: list[Entry] = []
+        read = self._read(raw)
+        for i, entry in enumerate(read):
+            if entry.role != "system":
+                self._lead(entry)
+                self.entries.append(entry)
+            elif self._may_stay(read[i + 1 :]):
                 self.mid_system = True
-                out.append(edited)
+                self.entries.append(entry)
             else:
-                changed = True
-                self._remind(edited, out, held)
-        if held:
-            out.append({"role": "user", "content": held})
-        return out if changed and out else None
+                self._remind(entry)
+        if self._held:
+            self.entries.append(Entry("user", [], {"role": "user", "content": self._held}))
 
-    def _may_stay(self, before: Sequence[Json], after: Sequence[Json]) -> bool:
+    def result(self) -> list[Json] | None:
+        """The messages as Bedrock takes them; None if they are so already, or nothing is left of them."""
+        return [entry.body for entry in self.entries] if self._edited and self.entries else None
+
+    def mark_end(self, control: Mapping[str, Json]) -> None:
+        """Sets the cache mark on the last block, as automatic caching does, where that takes one and has none."""
+        last = self.entries[-1] if self.entries else None
+        if last is None or not last.kinds or last.kinds[-1] not in MARKABLE:
+            return
+        *before, block = last.blocks()
+        if isinstance(block, Raw):
+            block = decoded(block, "messages")
+        if "cache_control" not in block:
+            self._edited = True
+            last.filled([*before, {**block, "cache_control": control}], last.kinds)
+
+    def _read(self, raw: Raw) -> list[Entry]:
+        """Each message by itself; those of which nothing is left are not among them."""
+        try:
+            messages = _list.decode(raw)
+        except (msgspec.MsgspecError, RecursionError) as error:
+            raise unreadable(error, "messages") from None
+        entries: list[Entry] = []
+        for message in messages:
+            if (shaped := taken_one(message)) is not None:
+                role, kinds = outline(shaped)
+                entries.append(Entry(role, list(kinds), message))
+                continue
+            value = decoded(message, "messages")
+            edited = self._message(value) if isinstance(value, dict) else value
+            self._edited = self._edited or edited is not value
+            if edited is not None:
+                entries.append(Entry(*outline_of(edited), message if edited is value else edited))
+        return entries
+
+    def _may_stay(self, after: Sequence[Entry]) -> bool:
         """System messages follow the user's and come before the assistant's or at the end."""
-        if not self._takes_mid_system or not before or role_of(before[-1]) not in ("user", "system"):
+        before = self.entries[-1].role if self.entries else None
+        if not self._takes_mid_system or before not in ("user", "system"):
             return False
-        return next((role for message in after if (role := role_of(message)) != "system"), "assistant") == "assistant"
+        return next((entry.role for entry in after if entry.role != "system"), "assistant") == "assistant"
 
-    def _remind(self, message: Message, out: list[Json], held: list[Json]) -> None:
+    def _remind(self, entry: Entry) -> None:
         """A system message as the user's words: at the end of the message before it, else in the one after it."""
-        reminders = [reminder(block) for block in as_blocks(message.get("content"))]
-        if not held and out and role_of(out[-1]) == "user":
-            out[-1] = {**out[-1], "content": [*as_blocks(out[-1].get("content")), *reminders]}
+        self._edited = True
+        body = decoded(entry.body, "messages") if isinstance(entry.body, Raw) else entry.body
+        reminders = [reminder(block) for block in as_blocks(body.get("content"))]
+        last = self.entries[-1] if self.entries else None
+        if last is not None and last.role == "user" and not self._held:
+            last.filled([*last.blocks(), *reminders], [*last.kinds, *(["text"] * len(reminders))])
         else:
-            held += reminders
+            self._held += reminders
+
+    def _lead(self, entry: Entry) -> None:
+        """Puts held reminders before the texts of a user's message, after its results; before another's as a
+        message."""
+        held, self._held = self._held, []
+        if not held:
+            return
+        kinds: list[Json] = ["text"] * len(held)
+        if entry.role != "user":
+            self.entries.append(Entry("user", kinds, {"role": "user", "content": held}))
+            return
+        blocks = entry.blocks()
+        results = [block for block, kind in zip(blocks, entry.kinds, strict=True) if kind == "tool_result"]
+        others = [block for block, kind in zip(blocks, entry.kinds, strict=True) if kind != "tool_result"]
+        rest = [kind for kind in entry.kinds if kind != "tool_result"]
+        entry.filled([*results, *held, *others], [*(["tool_result"] * len(results)), *kinds, *rest])
 
     def _message(self, message: Message) -> Message | None:
         """``message`` itself if it can stay, an edited one, or None if nothing of it is left."""
@@ -76,12 +148,19 @@ class MessagesAmended:
             return message if content and not content.isspace() else None
         if not isinstance(content, list):
             return message
-        edited = self.blocks(content, "messages.content")
+        edited = self._reading.amended(content, "messages.content")
         if edited is None:
             return message
         return {**message, "content": edited} if edited else None
 
-    def blocks(self, blocks: Sequence[Json], path: str) -> list[Json] | None:
+
+class Blocks:
+    """Cuts content blocks to what Bedrock knows. Values are never changed in place: an edited block is a new one."""
+
+    def __init__(self, amending: Amending) -> None:
+        self._amending = amending
+
+    def amended(self, blocks: Sequence[Json], path: str) -> list[Json] | None:
         """``blocks`` as Bedrock takes them, None if they are so already."""
         out: list[Json] = []
         changed = False
@@ -108,7 +187,7 @@ class MessagesAmended:
             case "image" | "document":
                 self._source(block, f"{path}.{kind}")
             case "tool_result" if isinstance(block.get("content"), list):
-                inner = self.blocks(block["content"], f"{path}.tool_result")
+                inner = self.amended(block["content"], f"{path}.tool_result")
                 if inner is not None:
                     block = {**block, "content": inner}
         if not block.keys() <= allowed:
@@ -158,30 +237,7 @@ def reminder(block: Json) -> Json:
     return {**block, "text": f"<system-reminder>\n{text}\n</system-reminder>"}
 
 
-def _led(message: Message, held: Sequence[Json], out: list[Json]) -> Message:
-    """``message`` with ``held`` before its texts, after its results; another role gets them as a message before."""
-    if message.get("role") != "user":
-        out.append({"role": "user", "content": list(held)})
-        return message
-    blocks = as_blocks(message.get("content"))
-    results = [block for block in blocks if isinstance(block, dict) and block.get("type") == "tool_result"]
-    others = [block for block in blocks if block not in results]
-    return {**message, "content": [*results, *held, *others]}
-
-
-def marked_end(messages: Sequence[Json], control: Mapping[str, Json]) -> list[Json] | None:
-    """``messages`` with the cache mark on the last block of the last one, as automatic caching does it; None where
-    that takes none or has one."""
-    last = messages[-1] if messages else None
-    blocks = as_blocks(last.get("content")) if isinstance(last, dict) else []
-    if not blocks or not isinstance(last, dict) or not isinstance(blocks[-1], dict):
-        return None
-    if blocks[-1].get("type") not in MARKABLE or "cache_control" in blocks[-1]:
-        return None
-    blocks[-1] = {**blocks[-1], "cache_control": control}
-    return [*messages[:-1], {**last, "content": blocks}]
-
-
 def outline_of(message: Json) -> Outline:
+    """The same of a decoded message, whatever it is."""
     blocks = as_blocks(message.get("content")) if isinstance(message, dict) else []
-    return role_of(message), [block.get("type") for block in blocks if isinstance(block, dict)]
+    return role_of(message), [block.get("type") if isinstance(block, dict) else None for block in blocks]

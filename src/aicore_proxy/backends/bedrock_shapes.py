@@ -93,6 +93,7 @@ MESSAGE = frozenset(Message.__struct_fields__)
 MARK = frozenset(Mark.__struct_fields__)
 
 _messages = msgspec.json.Decoder(list[Message])
+_message = msgspec.json.Decoder(Message)
 
 
 def taken(messages: Raw) -> Sequence[Message] | None:
@@ -103,13 +104,21 @@ def taken(messages: Raw) -> Sequence[Message] | None:
         return None
 
 
-Outline: TypeAlias = tuple[Json, Sequence[Json]]
+def taken_one(message: Raw) -> Message | None:
+    """One message if Bedrock takes it as it is, with the same reserve."""
+    try:
+        return _message.decode(message)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+Outline: TypeAlias = tuple[Json, list[Json]]
 """A message's role, and the types of its blocks."""
 
 
 def outline(message: Message) -> Outline:
     content = message.content
-    return message.role, [] if isinstance(content, str) else [block.__struct_config__.tag for block in content]
+    return message.role, ["text"] if isinstance(content, str) else [block.__struct_config__.tag for block in content]
 
 
 def unthought_loop(backwards: Iterable[Outline]) -> bool:
