@@ -30,7 +30,7 @@ DIALECT = Dialect(
     encode_fault=encode_fault,
     framed=framed,
     keepalive=KEEPALIVE,
-    notable=(b'"usageMetadata"', b'"finishReason"', b'"promptFeedback"', b'"error"'),
+    notable=(b'"usageMetadata"', b'"finishReason"', b'"promptFeedback"', b'"functionCall"', b'"error"'),
     answers=("candidates", "promptFeedback"),
 )
 
