@@ -190,6 +190,52 @@ def test_a_request_with_everything_comes_back_as_it_was() -> None:
     assert written.losses == ()
 
 
+MARK: Body = {"cache_control": {"type": "ephemeral"}}
+ODD: Body = {
+    "model": "m",
+    "messages": [
+        {"role": "system", "content": "s", "weight": 1},
+        {"role": "user", "content": [
+            {"type": "text", "text": "t", "more": 1, "cache_control": {"type": "ephemeral", "scope": "x"}},
+            {"type": "image_url", "image_url": {"url": "https://e.org/a", "format": "image/png"}, "more": 1, **MARK},
+            {"type": "image_url", "image_url": {"url": "data:nonsense"}},
+            {"type": "file", "file": {"file_data": "https://e.org/a.pdf", "more": 1}},
+            {"type": "input_audio", "input_audio": {"data": "aGk=", "format": "wav", "rate": 8000}, **MARK},
+        ]},
+        {"role": "assistant", "content": "a", "name": "bot", "reasoning": {"effort": 1}, "annotations": [],
+         "tool_calls": [
+             {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}", "more": 1},
+              "more": 1, **MARK},
+             {"id": "d", "type": "custom", "custom": {"name": "g", "input": "", "more": 1}}]},
+        {"role": "tool", "tool_call_id": "c", "content": [
+            {"type": "text", "text": "see"}, {"type": "image_url", "image_url": {"url": "https://e.org/a"}}],
+         "more": 1, **MARK},
+        {"role": "assistant", "content": ""},
+        {"role": "user", "content": "u", "cache_control": "odd"},
+    ],
+    "tools": [
+        {"type": "function", "function": {"name": "f", "more": 1}, "more": 1},
+        {"type": "custom", "custom": {"name": "g"}, "more": 1, **MARK},
+    ],
+    "tool_choice": {"type": "function", "function": {"name": "f"}, "more": 1},
+    "response_format": {"type": "grammar", "grammar": "x"}, "verbosity": "low", "top_logprobs": 2,
+    "reasoning": {"max_tokens": 8192, "exclude": True, "more": 1}, "stream_options": {"more": 1},
+}  # fmt: skip
+
+
+def test_a_request_with_odd_members_everywhere_comes_back_as_it_was() -> None:
+    written = encoded(decoded(ODD), ANY).body
+    effort = {"reasoning": {"more": 1}, "reasoning_effort": "medium"}
+    assert written == {**ODD, **effort}
+
+
+def test_more_of_a_format_comes_back_with_it() -> None:
+    for form in ({"type": "text", "more": 1}, {"type": "json_object", "more": 1}, {"type": "json_schema", "more": 1,
+                 "json_schema": {"name": "a", "more": 1}}):  # fmt: skip
+        body = chat(response_format=form)
+        assert encoded(decoded(body), ANY).body == body
+
+
 def test_its_parts_are_what_they_say() -> None:
     request = decoded(RICH)
     user = request.turns[2].parts
@@ -238,6 +284,16 @@ def test_its_parts_are_what_they_say() -> None:
           "tool_choice": {"type": "function", "function": {"name": "f"}}}),
         ({"tools": [{"name": "f", "input_schema": {"type": "object"}}]},
          {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]}),
+        ({"thinking": {"type": "adaptive", "display": "omitted"}}, {}),
+        ({"tools": [], "tool_choice": {"type": "any"}}, {"tool_choice": "required"}),
+        ({"tools": [{"type": "web_search"}], "tool_choice": {"type": "web_search"}},
+         {"tools": [{"type": "web_search"}], "tool_choice": {"type": "web_search"}}),
+        ({"messages": [{"role": "user", "content": [{"type": "file", "file": {
+             "file_data": "aGk=", "filename": "a.PDF"}}]}]},
+         {"messages": [{"role": "user", "content": [{"type": "file", "file": {
+             "file_data": "data:application/pdf;base64,aGk=", "filename": "a.PDF"}}]}]}),
+        ({"messages": [{"role": "assistant", "content": [{"type": "refusal", "refusal": "no"}]}]},
+         {"messages": [{"role": "assistant", "refusal": "no"}]}),
         ({"messages": [{"role": "user", "content": ["a"]}]}, {"messages": [{"role": "user", "content": "a"}]}),
         ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "data:,hi"}]}]},
          {"messages": [{"role": "user", "content": [
@@ -299,6 +355,10 @@ def test_deprecated_functions_keep_their_form_in_the_same_dialect_and_are_tools_
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].tool_call_id"),
         ({"messages": [{"role": "assistant", "tool_calls": [{"id": "a"}]}]}, "messages[0].tool_calls[0].function"),
         ({"messages": [{"role": "assistant", "tool_calls": {}}]}, "messages[0].tool_calls"),
+        ({"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": 5}}]}]},
+         "messages[0].tool_calls[0].function.arguments"),
+        ({"tools": [{"type": 5}]}, "tools[0].type"),
+        ({"tool_choice": {"type": 5}}, "tool_choice.type"),
         ({"model": ""}, "model"),
         ({"model": 5}, "model"),
         ({"temperature": "hot"}, "temperature"),
@@ -438,6 +498,22 @@ def test_images_of_a_tool_follow_in_a_user_message() -> None:
 def test_an_error_of_a_tool_is_told(content: tuple[Text, ...], expected: str) -> None:
     written = messages(said(ToolCall("a", "f"), role="assistant"), said(ToolResult("a", content, is_error=True)))
     assert written[1]["content"] == expected
+
+
+def test_an_error_in_several_parts_is_told_and_a_text_file_of_a_tool_is_text() -> None:
+    result = ToolResult("a", (Text("b"), Media("document", "text/plain", text="c")), is_error=True)
+    written = messages(said(ToolCall("a", "f"), role="assistant"), said(result))
+    assert [part["text"] for part in written[1]["content"]] == ["Error:", "b", "<document>\nc\n</document>"]
+
+
+def test_a_model_without_schemas_and_one_without_parallel_calls() -> None:
+    assert lost(ask(output=Output("schema", schema={})), Profile("gpt", output_schema=False)) == {
+        "response_format": False
+    }
+    assert lost(ask(tools=(Tool("f"),), tool_choice=ToolChoice("auto", parallel=False)), "o3") == {
+        "parallel_tool_calls": True
+    }
+    assert lost(ask(output=Output("text", verbosity="low")), "gpt-4.1") == {"verbosity": True}
 
 
 def test_documents_are_files_or_text() -> None:

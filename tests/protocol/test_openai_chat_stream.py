@@ -28,6 +28,7 @@ from aicore_proxy.protocol.neutral import (
     Event,
     Failure,
     Finish,
+    Foreign,
     Media,
     Open,
     Part,
@@ -556,6 +557,35 @@ def test_what_is_no_answer_is_a_fault(body: Frame, kind: Kind) -> None:
     with pytest.raises(Fault) as raised:
         DIALECT.decode_response(body)
     assert raised.value.kind is kind
+
+
+@pytest.mark.parametrize(
+    ("message", "parts"),
+    [
+        ({"content": [{"type": "text", "text": "a"}, {"type": "refusal", "refusal": "b"}]}, (Text("a"), Refusal("b"))),
+        ({"content": [{"type": "audio", "data": "x"}]}, (Foreign(NAME, {"type": "audio", "data": "x"}),)),
+        ({"content": None, "function_call": {"name": "f", "arguments": "{}"}},
+         (ToolCall("call_function_1", "f", "{}"),)),
+        ({"content": "a", "tool_calls": [{"id": "x", "function": 5}, 6]}, (Text("a"),)),
+        ({"content": "", "tool_calls": [{"function": {"name": "f"}}]}, (ToolCall("call_1_0_0", "f"),)),
+        ({"images": [{"image_url": {"url": "https://e.org/a"}}, {"x": 1}]},
+         (Media("image", url="https://e.org/a"), Foreign(NAME, {"x": 1}))),
+    ],
+)  # fmt: skip
+def test_whole_answers_of_all_kinds(message: Frame, parts: tuple[Part, ...]) -> None:
+    response = DIALECT.decode_response({"id": "chatcmpl-1", "choices": [{"index": 0, "message": message}]})
+    assert response.candidates[0].parts == parts
+
+
+def test_pictures_are_shown_and_only_one_deprecated_call() -> None:
+    image = Media("image", "image/png", data="aGk=")
+    response = Response("x", "y", (Candidate((image, ToolCall("a", "f"), ToolCall("b", "g")), "tool_calls"),))
+    shown = {"type": "image_url", "image_url": {"url": "data:image/png;base64,aGk="}}
+    to = answering(tools=(Tool("f", dialect=NAME),))
+    assert DIALECT.encode_response(response, to)["choices"][0]["message"]["images"] == [shown]
+    told = deltas(unfold(response), to)
+    assert {"images": [shown]} in told
+    assert [delta["function_call"].get("name") for delta in told if "function_call" in delta] == ["f", None]
 
 
 @given(JUNK, JUNK)

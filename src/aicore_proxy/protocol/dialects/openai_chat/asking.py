@@ -106,6 +106,8 @@ def decode_output(body: Mapping[str, Json], extras: dict[str, Json]) -> Output |
     verbosity = optional(body, "verbosity", str)
     form = optional(body, "response_format", dict)
     kind = member(form, "type", str, "response_format") if form is not None else None
+    if form is not None and kind in ("json_object", "text") and (more := rest(form, ("type",))):
+        extras["response_format"] = more
     match kind:
         case "json_schema" if form is not None:
             return _schema(form, verbosity, extras)
@@ -235,7 +237,7 @@ def encode_output(
             written["response_format"] = _schema_format(output, more, own=own)
         case Output(kind="json"):
             written["response_format"] = {"type": "json_object", **more}
-        case Output(kind="text", verbosity=None):
+        case Output(kind="text") if output.verbosity is None or more:
             written["response_format"] = {"type": "text", **more}
         case _ if more:
             written["response_format"] = dict(more)

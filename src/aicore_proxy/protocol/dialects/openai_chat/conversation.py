@@ -43,7 +43,7 @@ UNANSWERED = "The tool was not run: there is no result."
 
 
 class Conversation:
-    """One request's messages being written. Owns its losses' duplicates and what waits for its place."""
+    """One request's messages being written. Owns what waits for its place: results, and what follows them."""
 
     def __init__(
         self, source: str, profile: Profile, naming: Naming, as_functions: frozenset[str], losses: list[Loss]
@@ -57,7 +57,8 @@ class Conversation:
         self._messages: list[Message] = []
         self._results: list[Message] = []
         self._others: list[Message] = []
-        self._open: dict[str, ToolCall] = {}
+        self._open: dict[str, list[str]] = {}
+        """Calls that wait for their result: their id -> the ids under which they were written."""
         self._spoken = False
 
     def written(self, turns: Sequence[Turn]) -> list[Message]:
@@ -87,7 +88,9 @@ class Conversation:
         """What came since the last assistant message, in the order that OpenAI wants."""
         if settled and not self._own:
             self._results += [
-                {"role": "tool", "tool_call_id": short_id(call_id), "content": UNANSWERED} for call_id in self._open
+                {"role": "tool", "tool_call_id": call_id, "content": UNANSWERED}
+                for call_ids in self._open.values()
+                for call_id in call_ids
             ]
             self._open = {}
         self._messages += self._results
@@ -166,17 +169,27 @@ class Conversation:
             if call.id.startswith(FUNCTION_CALL) and self._own:
                 message["function_call"] = {"name": call.name, "arguments": call.arguments, **call.extras}
                 continue
-            self._open[call.id] = call
-            written.append(self._written_call(call))
+            written.append(self._written_call(call, self._opened(call.id)))
         if written:
             message["tool_calls"] = written
 
-    def _written_call(self, call: ToolCall) -> Message:
+    def _opened(self, call_id: str) -> str:
+        """The id under which a call is written. Two calls of one message that have the same get two."""
+        taken = {written for call_ids in self._open.values() for written in call_ids}
+        written = short_id(call_id)
+        number = 1
+        while not self._own and (written in taken or not written):
+            number += 1
+            written = short_id(f"{call_id or 'call'}_{number}")
+        self._open.setdefault(call_id, []).append(written)
+        return written
+
+    def _written_call(self, call: ToolCall, call_id: str) -> Message:
         extras = dict(call.extras)
         if call.cache is not None:
             extras |= self._mark(call.cache, extras)
         name = self._naming.clean(call.name)
-        head = {"id": short_id(call.id)}
+        head = {"id": call_id}
         if call.kind == "custom" and name not in self._as_functions:
             held = {"name": name, "input": call.arguments, **extras.pop("custom", {})}
             return {**head, "type": "custom", "custom": held, **extras}
@@ -187,9 +200,12 @@ class Conversation:
         return {**head, "type": "function", "function": held, **extras}
 
     def _result(self, result: ToolResult) -> list[Part]:
-        """Writes a tool's answer; gives what of it must stand in a user message (only in the same dialect, nothing)."""
-        known = self._open.pop(result.call_id, None)
-        if known is None and not self._own:
+        """Writes a tool's answer. What it gives, of an answer to no call that is open, is for a user message."""
+        waiting = self._open.get(result.call_id)
+        call_id = waiting.pop(0) if waiting else short_id(result.call_id)
+        if not waiting:
+            self._open.pop(result.call_id, None)
+        if waiting is None and not self._own:
             return [Text(f"Result of the tool call {result.call_id}:"), *result.content]
         texts = [self._textual(part) for part in result.content]
         shown = [part for part, text in zip(result.content, texts, strict=True) if text is None]
@@ -197,7 +213,7 @@ class Conversation:
         if shown and self._own:
             parts = list(result.content)
         content = self._result_content(parts, is_error=result.is_error)
-        message: Message = {"role": "tool", "tool_call_id": short_id(result.call_id), "content": content}
+        message: Message = {"role": "tool", "tool_call_id": call_id, "content": content}
         if self._own and result.name:
             message["name"] = result.name
         if result.call_id.startswith(FUNCTION_CALL) and self._own:
@@ -206,7 +222,7 @@ class Conversation:
             message |= self._mark(result.cache, result.extras)
         self._results.append({**message, **{k: v for k, v in result.extras.items() if k not in message}})
         if shown and not self._own:
-            self._show(f"From the result of the tool call {short_id(result.call_id)}:", shown)
+            self._show(f"From the result of the tool call {call_id}:", shown)
         return []
 
     def _textual(self, part: Part) -> Part | None:

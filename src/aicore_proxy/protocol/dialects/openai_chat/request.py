@@ -4,7 +4,8 @@ Normalised on the way, all of one meaning: null members are absent; a string con
 content beside tool calls is none; ``max_tokens`` and ``max_completion_tokens`` are one (the latter wins), a string
 ``stop`` is a list of one; ``reasoning.effort``, ``thinking`` and ``reasoning_effort`` are one; a message's
 ``cache_control`` stands on its last part; consecutive ``tool`` messages are one turn; ``reasoning`` of a message is
-``reasoning_content``; functions written flat (Cursor) are nested.
+``reasoning_content``; functions written flat (Cursor) are nested; ``response_format: text`` beside ``verbosity`` is
+none.
 """
 
 from __future__ import annotations
