@@ -495,6 +495,7 @@ def test_errors_as_written_are_googles(kind: Kind) -> None:
         (503, {"error": {"code": 503, "message": "m", "status": "UNAVAILABLE"}}, Kind.OVERLOADED, None),
         (504, {"error": {"code": 504, "message": "m", "status": "DEADLINE_EXCEEDED"}}, Kind.TIMEOUT, None),
         (500, {"error": {"code": 500, "message": "m", "status": "INTERNAL"}}, Kind.UPSTREAM_FAILED, None),
+        (400, {"error": {"code": 400, "message": "m", "status": "FAILED_PRECONDITION"}}, Kind.MALFORMED, None),
         (400, {"error": {"code": "BadRequest", "message": "azure"}}, None, None),
         (400, {"error": "BadRequest", "message": "SAP"}, None, None),
         (400, {"message": "AWS"}, None, None),
@@ -505,6 +506,7 @@ def test_errors_as_read(status: int, body: Any, kind: Kind | None, retry_after: 
     assert (fault and fault.kind) is kind
     if fault is not None:
         assert (fault.status, fault.message, fault.retry_after) == (status, body["error"]["message"], retry_after)
+        assert fault.code == (None if body["error"]["status"] != "FAILED_PRECONDITION" else "FAILED_PRECONDITION")
 
 
 def test_frames() -> None:

@@ -258,8 +258,9 @@ def decode_fault(status: int, body: Mapping[str, Json]) -> Fault | None:
     if not isinstance(name, str) and not isinstance(error.get("code"), int):
         return None
     message = error["message"]
-    code = name if isinstance(name, str) else None
-    kind = kind_of(status, message, code)
+    kind = kind_of(status, message, name if isinstance(name, str) else None)
+    # What the kind says already is no code that another dialect's clients could use
+    code = name if isinstance(name, str) and name not in STATUSES.values() else None
     if name == "DEADLINE_EXCEEDED":
         kind = Kind.TIMEOUT
     return Fault(kind, message, status=status, retry_after=_delay(error.get("details")))
