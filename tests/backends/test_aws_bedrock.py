@@ -81,6 +81,11 @@ def refusals(body: dict[str, Any], model: str) -> Iterator[str]:
         for block in message["content"] if isinstance(message["content"], list) else ():
             yield from block_refusals(block)
     thinking = body.get("thinking", {})
+    last = [message["content"] for message in body["messages"] if message["role"] == "assistant"][-1:]
+    if thinking.get("type") == "enabled" and "tool_result" in json.dumps(body["messages"][-1]) and last:
+        kinds = [block["type"] for block in last[0]]
+        if "tool_use" in kinds and kinds[0] not in ("thinking", "redacted_thinking"):
+            yield "a tool loop that did not begin with thinking"
     if thinking.keys() - {"type", "budget_tokens"} or (profile.thinking == "adaptive" and "budget_tokens" in thinking):
         yield "thinking"
     if profile.thinking == "adaptive" and body.keys() & {"temperature", "top_p", "top_k"}:

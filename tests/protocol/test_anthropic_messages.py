@@ -624,6 +624,10 @@ def test_sampling_fits_the_model(model: str, sampling: Sampling, wanted: Any, lo
     assert fields(encoded) == lost
 
 
+def test_the_name_of_a_speaker_is_lost_by_name() -> None:
+    assert fields(encode(asked(Turn("user", (Text("q"),), name="Ann")))) == {"messages.name"}
+
+
 def test_several_candidates_cannot_be_had() -> None:
     assert fields(encode(asked(user("q"), sampling=Sampling(n=2))), harmless=False) == {"n"}
 

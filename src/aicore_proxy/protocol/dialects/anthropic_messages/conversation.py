@@ -137,6 +137,8 @@ def gathered(turns: Sequence[Turn], draft: Drafting) -> list[Segment]:
         role = "system" if turn.role == "developer" else turn.role
         segment = Segment(role, extras=dict(turn.extras))
         strays: list[Part] = []
+        if turn.name:
+            draft.lost("messages.name", "Claude knows no names of speakers")
         for part in turn.parts:
             match part:
                 case ToolCall() if role == "assistant":
