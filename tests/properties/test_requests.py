@@ -7,7 +7,8 @@ import json
 import pytest
 from hypothesis import given
 from msgspec.structs import replace
-from tests.properties.values import conversations
+from tests.properties.acceptable import acceptable
+from tests.properties.values import conversations, odd_conversations
 from tests.rosetta.folders import DIALECTS, MODELS
 
 from aicore_proxy.protocol.dialects import Decoding, Dialect, Target
@@ -97,3 +98,17 @@ def test_a_detour_keeps_the_gist(one: Dialect, other: Dialect, request: Request)
     assert gist(back) == gist(first)
     assert [tool.name for tool in back.tools] == [tool.name for tool in first.tools]
     assert back.sampling.max_tokens == first.sampling.max_tokens
+
+
+@each_dialect
+@pytest.mark.parametrize("model", ["usual", "newest"])
+@given(request=odd_conversations())
+def test_whatever_the_history_the_upstream_can_take_it(dialect: Dialect, model: str, request: Request) -> None:
+    newest = {"openai_chat": "gpt-5.2", "anthropic_messages": "anthropic--claude-4.6-opus", "gemini": "gemini-3-pro"}
+    profile = profile_of((MODELS if model == "usual" else newest)[dialect.name])
+    encoded = dialect.encode_request(request, Target("a-model", profile, native(profile.family)))
+    acceptable(dialect.name, encoded.body)
+    for sent, name in encoded.undo.tool_names.items():
+        assert sent != name
+    # And again: what the codec wrote it can read
+    dialect.decode_request(json.loads(json.dumps(encoded.body)), Decoding(model="a-model", stream=False))

@@ -180,3 +180,43 @@ def pieces(wire: bytes, cuts: Sequence[int]) -> list[bytes]:
 
 
 cuts = st.lists(st.integers(0, 2**20), max_size=12)
+
+
+odd_ids = st.sampled_from(["call_1", "call_2", "toolu_bdrk_01", "functions.f:0", "ü|x", "a" * 80, "", "call_1 "])
+odd_names = st.sampled_from(["f", "get_weather", "files.read/v2", "n" * 90, "1st", "ü", "a b", "mcp__s__t"])
+odd_texts = st.sampled_from(["", " ", "\n", "hello", "Grüße", "{}"])
+odd_arguments = st.sampled_from(["", "{}", '{"a":1}', "[1]", "null", "{broken", '"text"'])
+odd_parts: st.SearchStrategy[Part] = st.one_of(
+    st.builds(Text, odd_texts),
+    st.builds(Reasoning, odd_texts, st.none() | seals, st.booleans()),
+    st.builds(ToolCall, odd_ids, odd_names, odd_arguments, st.sampled_from(["function", "custom"]), st.none() | seals),
+    st.builds(
+        ToolResult,
+        odd_ids,
+        st.lists(st.builds(Text, odd_texts) | st.just(Media("image", "image/png", PNG)), max_size=2).map(tuple),
+        st.booleans(),
+    ),
+    st.builds(Refusal, odd_texts),
+    st.just(Media("image", "image/png", PNG)),
+    st.builds(Foreign, st.just("elsewhere"), objects),
+)
+
+
+@st.composite
+def odd_conversations(draw: st.DrawFn) -> Request:
+    """Whatever a client may have made of a history: roles in any order, calls answered late, twice, or never, results
+    of unknown calls, empty and blank texts, ids and names of any alphabet."""
+    turns = []
+    for role in draw(st.lists(st.sampled_from(["user", "assistant", "system", "developer"]), max_size=6)):
+        parts = draw(st.lists(odd_parts, max_size=4))
+        if role != "assistant":
+            parts = [p for p in parts if not isinstance(p, ToolCall | Reasoning | Refusal)]
+        if role != "user":
+            parts = [p for p in parts if not isinstance(p, ToolResult | Media)]
+        if role in ("system", "developer"):
+            parts = [p for p in parts if isinstance(p, Text)]
+        turns.append(Turn(role, tuple(parts)))  # type: ignore[arg-type]
+    turns.append(Turn("user", (Text("go on"),)))
+    called = {part.name for turn in turns for part in turn.parts if isinstance(part, ToolCall)}
+    tools = tuple(Tool(name, None, draw(st.none() | st.just({"type": "object", "properties": {}}))) for name in called)
+    return Request("elsewhere", "a-model", tuple(turns), tools, sampling=Sampling(max_tokens=100))

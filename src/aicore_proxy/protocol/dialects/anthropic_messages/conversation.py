@@ -196,7 +196,7 @@ def unique(wanted: str, ids: set[str]) -> str:
     name, number = first, 1
     while name in ids:
         number += 1
-        name = f"{first}_{number}"
+        name = cleaned(f"{first}_{number}", LONGEST_ID)
     ids.add(name)
     return name
 

@@ -129,7 +129,7 @@ class Conversation:
     def _assistant(self, turn: Turn) -> None:
         thoughts = [part for part in turn.parts if isinstance(part, Reasoning)]
         calls = [part for part in turn.parts if isinstance(part, ToolCall)]
-        refusals = [part for part in turn.parts if isinstance(part, Refusal)]
+        refusals = [part for part in turn.parts if isinstance(part, Refusal) and (part.text or self._own)]
         spoken: list[Part] = [part for part in turn.parts if not isinstance(part, Reasoning | ToolCall | Refusal)]
         if not self._own:
             spoken = self._shown_by_user(spoken)
