@@ -6,7 +6,7 @@ import hypothesis
 import pytest
 
 hypothesis.settings.register_profile("default", deadline=None, max_examples=25)
-hypothesis.settings.register_profile("thorough", deadline=None, max_examples=2000)
+hypothesis.settings.register_profile("thorough", deadline=None, max_examples=400)
 hypothesis.settings.load_profile("default")
 
 

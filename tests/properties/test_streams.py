@@ -17,7 +17,7 @@ from aicore_proxy.protocol.dialects import Answering, Dialect
 from aicore_proxy.protocol.fault import Fault, Kind
 from aicore_proxy.protocol.fold import fold, unfold
 from aicore_proxy.protocol.framing import SseDecoder
-from aicore_proxy.protocol.neutral import Close, Delta, Event, Open, Request, Response, Start, Text, ToolCall
+from aicore_proxy.protocol.neutral import Close, Delta, Done, Event, Open, Request, Response, Start, Text, ToolCall
 from aicore_proxy.protocol.pipe import Pipe, Relay, Translation, translate_response
 from aicore_proxy.protocol.seal import carried
 
@@ -291,3 +291,26 @@ def test_a_relay_reads_json_with_spaces_too(dialect: Dialect, data: st.DataObjec
     run(spaced, loose.replace(b"data: [DONE]\n\n", b""))
     assert spaced.fault is None
     assert (spaced.usage, spaced.finishes) == (tight.usage, tight.finishes)
+
+
+MANY = [dialect for dialect in DIALECTS.values() if dialect.name != "anthropic_messages"]
+
+
+@pytest.mark.parametrize("source", MANY, ids=lambda dialect: dialect.name)
+@pytest.mark.parametrize("target", MANY, ids=lambda dialect: dialect.name)
+@given(data=st.data())
+def test_several_candidates(source: Dialect, target: Dialect, data: st.DataObject) -> None:
+    """Two candidates whose events take turns; cut, it ends whole only if those that have begun are finished."""
+    both = [data.draw(responses(source.home)) for _ in range(2)]
+    answer = replace(both[0], candidates=(both[0].candidates[0], both[1].candidates[0]))
+    head, *events = unfold(answer)
+    lanes = [[e for e in events if getattr(e, "candidate", None) == number] for number in (0, 1)]
+    mixed = [head]
+    while any(lanes):
+        mixed.append(data.draw(st.sampled_from([lane for lane in lanes if lane])).pop(0))
+    wire = as_sap_sends(source, written(source, [*mixed, Done()]))
+    out = run(pipe(source, target), wire)
+    assert check(target.name, out) == "whole"
+    assert gist(read_back(target, out)) == gist(answer)
+    # "whole" asks for a finish reason of every candidate that has begun
+    check(target.name, run(pipe(source, target), wire[: data.draw(st.integers(0, len(wire) - 1))]))

@@ -161,6 +161,7 @@ class Relay:
         self._answering = answering
         self._decoder = dialect.stream_decoder()
         self._keepalives = frozenset(_compact(frame.data) for frame in SseDecoder().feed(dialect.keepalive))
+        self._unread = b""
         self._progress = Progress()
         self._held = Held()
 
@@ -202,6 +203,9 @@ class Relay:
             return self._failed(fault)
         if progress.over():
             return last
+        if self._unread and (wrong := self._read(self._unread)) is not None:
+            # What came last may be of a candidate that nothing notable was read of: it is not finished then
+            return last + self._failed(wrong)
         for event in self._decoder.end():
             if isinstance(event, Failure):
                 return last + self._failed(event.fault)
@@ -225,7 +229,12 @@ class Relay:
             if not progress.started and b'": ' in data:
                 # Not as SAP writes JSON: what to look for may be spelled in other ways, so every payload is read
                 self._notable = (b"",)
-            wrong = None if progress.started and not self._is_notable(data) else self._read(data)
+            wrong = None
+            if progress.started and not self._is_notable(data):
+                self._unread = data
+            else:
+                self._unread = b""
+                wrong = self._read(data)
             if wrong is None and progress.complete:
                 wrong = progress.shortfall()
             if wrong is not None:
