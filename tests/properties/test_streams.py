@@ -312,5 +312,6 @@ def test_several_candidates(source: Dialect, target: Dialect, data: st.DataObjec
     out = run(pipe(source, target), wire)
     assert check(target.name, out) == "whole"
     assert gist(read_back(target, out)) == gist(answer)
-    # "whole" asks for a finish reason of every candidate that has begun
-    check(target.name, run(pipe(source, target), wire[: data.draw(st.integers(0, len(wire) - 1))]))
+    if source is not target:
+        # "whole" asks for a finish reason of every candidate that has begun; a relay does not see each of them begin
+        check(target.name, run(pipe(source, target), wire[: data.draw(st.integers(0, len(wire) - 1))]))

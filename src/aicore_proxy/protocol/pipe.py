@@ -118,7 +118,7 @@ class Progress:
         if not self.finishes:
             words = "before the answer was complete" if self.started else "before any content"
             return Fault(Kind.UPSTREAM_FAILED, f"SAP AI Core ended the stream {words}.")
-        if self.unfinished:
+        if self.unfinished or len(self.finishes) <= max(self.finishes):
             return Fault(Kind.UPSTREAM_FAILED, "SAP AI Core ended the stream before all candidates were complete.")
         return None
 
@@ -233,7 +233,6 @@ class Relay:
             if progress.started and not self._is_notable(data):
                 self._unread = data
             else:
-                self._unread = b""
                 wrong = self._read(data)
             if wrong is None and progress.complete:
                 wrong = progress.shortfall()
