@@ -7,6 +7,7 @@ mended by another deployment. After it, a fault is an error event of the client'
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from contextlib import aclosing
@@ -81,7 +82,8 @@ class Asked(Struct, frozen=True):
 def answering(call: Call, undo: Undo = NO_UNDO) -> Answering:
     """Whom the answer is for. A relay needs no neutral request, so none is decoded for it."""
     request = call.__dict__.get("request") or Request(call.dialect.name, call.model, (), stream=call.stream)
-    fresh_id = "".join(c for c in call.id.removeprefix("req_") if c.isalnum())[:24]
+    # Not from the request's id: a client may send the same with every turn, and calls must not be taken for each other
+    fresh_id = secrets.token_hex(12)
     return Answering(request, carried(call.dialect.home), undo, fresh_id, int(time.time()), call.id)
 
 
