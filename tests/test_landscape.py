@@ -15,11 +15,12 @@ def deployed(*models: str, subaccounts: tuple[str, ...] = ("eu",)) -> Catalog:
     )
 
 
+CLAUDES = ("4.5-sonnet", "4-opus", "3.5-sonnet", "5.5-opus", "5-sonnet", "6.1-novella")
 REAL = deployed(
-    "anthropic--claude-4.5-sonnet", "anthropic--claude-4-opus", "anthropic--claude-3.5-sonnet", "anthropic--claude-5.5-opus",
-    "anthropic--claude-5-sonnet", "anthropic--claude-6.1-novella", "gpt-4o", "gpt-5", "gpt-5-mini", "gpt-5.4-nano", "o3",
-    "gemini-2.5-pro", "gemini-3.5-flash-lite", "mistralai--mistral-medium", "amazon--nova-lite", "text-embedding-3-small",
-)  # fmt: skip
+    *(f"anthropic--claude-{name}" for name in CLAUDES),
+    *("gpt-4o", "gpt-5", "gpt-5-mini", "gpt-5.4-nano", "o3", "gemini-2.5-pro", "gemini-3.5-flash-lite"),
+    *("mistralai--mistral-medium", "amazon--nova-lite", "text-embedding-3-small"),
+)
 
 
 @pytest.mark.parametrize(

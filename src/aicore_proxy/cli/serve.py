@@ -143,7 +143,7 @@ async def _live(
     demo: bool,
 ) -> None:
     listen.raise_descriptor_limit()
-    proxy = Proxy(settings, api_key, keys)
+    proxy = Proxy(settings, api_key, keys, direct=demo)
     limits = Limits(
         head=settings.head_limit,
         head_time=settings.head_timeout,

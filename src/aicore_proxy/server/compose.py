@@ -49,15 +49,19 @@ BACKENDS: Mapping[str, Backend] = {
 
 
 class Proxy:
-    """A whole proxy. Owns its parts' lives: ``start`` and ``aclose`` belong to one event loop."""
+    """A whole proxy. Owns its parts' lives: ``start`` and ``aclose`` belong to one event loop.
 
-    def __init__(self, settings: Settings, api_key: str, service_keys: Sequence[ServiceKey]) -> None:
+    ``direct``: the upstream is on this machine (the simulator), so the environment's HTTP proxies are not for it.
+    """
+
+    def __init__(
+        self, settings: Settings, api_key: str, service_keys: Sequence[ServiceKey], *, direct: bool = False
+    ) -> None:
         self.settings = settings
         self.metrics = Metrics()
         self.supervisor = Supervisor()
-        self._upstream = AiohttpUpstream(
-            tls=tls_context(os.environ), proxies=Proxies.from_environ(os.environ), keepalive=settings.pool_idle
-        )
+        proxies = Proxies() if direct else Proxies.from_environ(os.environ)
+        self._upstream = AiohttpUpstream(tls=tls_context(os.environ), proxies=proxies, keepalive=settings.pool_idle)
         self._keys = Keys([("default", api_key)])
         self._tokens = {key.name: TokenProvider(key, self._upstream, self.supervisor) for key in service_keys}
         apis = [AiApi(key, self._upstream, self._tokens[key.name]) for key in service_keys]
@@ -131,7 +135,6 @@ class Proxy:
             hold=settings.hold,
             keepalive=settings.keepalive,
             body_gap=settings.body_gap_timeout,
-            stuck=settings.stuck_timeout,
         )
         return build_application(
             model_api=asgi.Endpoint(endpoints, timings, self.metrics.in_flight.inc),
