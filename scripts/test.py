@@ -61,7 +61,7 @@ def interpreters() -> dict[str, str]:
     mine = f"{sys.version_info.major}.{sys.version_info.minor}"
     found: dict[str, str] = {}
     places = [Path(folder) for folder in os.get_exec_path()]
-    places += [bin_ for bin_ in Path("~/.pyenv/versions").expanduser().glob("*/bin")]
+    places += Path("~/.pyenv/versions").expanduser().glob("*/bin")
     for version in SUPPORTED:
         for place in places:
             candidate = shutil.which(f"python{version}", path=str(place))

@@ -16,7 +16,7 @@ def edge() -> Iterator[Server]:
 @pytest.fixture(scope="session")
 def hasty() -> Iterator[Server]:
     """One server with short times."""
-    limits = {"head_time": 1.0, "idle": 1.5, "linger": 0.5}
-    timings = {"hold": 0.6, "keepalive": 0.8, "body_gap": 1.0, "body_time": 2.5, "stuck": 1.5}
+    limits = {"head_time": 1.0, "idle": 1.5, "linger": 0.5, "stuck": 1.5}
+    timings = {"hold": 0.6, "keepalive": 0.8, "body_gap": 1.0, "body_time": 2.5}
     with serving(limits=limits, timings=timings) as server:
         yield server

@@ -141,6 +141,7 @@ async def test_no_input_makes_a_5xx_of_our_own_and_memory_does_not_grow(tmp_path
                 await asyncio.gather(*(one(http, random.Random(chance.random()), statuses) for _ in range(32)))
                 sizes.append(process.memory_info().rss)
         assert simulator.wait_until_free(5) < 2
+        await asyncio.sleep(1)
         assert "aicore_proxy_in_flight_requests 0.0" in proxy.http.get("/metrics").text
         assert "Traceback" not in "".join(proxy.lines)
 

@@ -26,7 +26,11 @@ class Tenant:
         self._urls: dict[str, str] = {}
 
     def new_token(self) -> str:
-        form = {"grant_type": "client_credentials", "client_id": self.key["clientid"], "client_secret": self.key["clientsecret"]}
+        form = {
+            "grant_type": "client_credentials",
+            "client_id": self.key["clientid"],
+            "client_secret": self.key["clientsecret"],
+        }
         return str(self.http.post(f"{self.key['url']}/oauth/token", data=form).json()["access_token"])
 
     def headers(self, **more: str | None) -> dict[str, str]:

@@ -6,9 +6,9 @@ import re
 from typing import Any
 
 import pytest
+from tests.simulator.conftest import Tenant
 
 from aicore_proxy.simulator import DeploymentSpec, Landscape, Running, SubaccountSpec, Switches, in_thread
-from tests.simulator.conftest import Tenant
 
 
 def listed(tenant: Tenant, query: str = "", **headers: str | None) -> dict[str, Any]:
@@ -18,7 +18,9 @@ def listed(tenant: Tenant, query: str = "", **headers: str | None) -> dict[str, 
 
 
 def models(page: dict[str, Any]) -> set[str]:
-    return {entry["details"]["resources"]["backendDetails"].get("model", {}).get("name", "") for entry in page["resources"]}
+    return {
+        entry["details"]["resources"]["backendDetails"].get("model", {}).get("name", "") for entry in page["resources"]
+    }
 
 
 def test_wire_deployments_carry_what_every_sdk_reads(tenant: Tenant) -> None:
@@ -28,7 +30,15 @@ def test_wire_deployments_carry_what_every_sdk_reads(tenant: Tenant) -> None:
     assert page["count"] == len(page["resources"]) == 37
     for entry in page["resources"]:
         assert re.fullmatch(r"d[0-9a-f]{15}", entry["id"])
-        for name in ("status", "targetStatus", "createdAt", "modifiedAt", "startTime", "configurationId", "configurationName"):
+        for name in (
+            "status",
+            "targetStatus",
+            "createdAt",
+            "modifiedAt",
+            "startTime",
+            "configurationId",
+            "configurationName",
+        ):
             assert entry[name]
         assert entry["deploymentUrl"] == f"{tenant.simulator.url}/v2/inference/deployments/{entry['id']}"
         assert "executableId" not in entry
@@ -38,7 +48,11 @@ def test_wire_deployments_carry_what_every_sdk_reads(tenant: Tenant) -> None:
 
 
 def test_wire_backend_details_come_in_both_spellings_or_one(tenant: Tenant, simulator: Running) -> None:
-    for switch, names in (("both", {"backendDetails", "backend_details"}), ("camel", {"backendDetails"}), ("snake", {"backend_details"})):
+    for switch, names in (
+        ("both", {"backendDetails", "backend_details"}),
+        ("camel", {"backendDetails"}),
+        ("snake", {"backend_details"}),
+    ):
         simulator.switch(backend_details=switch)
         details = listed(tenant)["resources"][0]["details"]
         assert set(details["resources"]) == set(details["scaling"]) == names
@@ -99,11 +113,11 @@ def test_wire_deployments_are_counted_as_plain_text(tenant: Tenant) -> None:
 
 
 def test_wire_one_deployment_has_its_details(tenant: Tenant) -> None:
-    id = tenant.id("gpt-4o")
+    wanted = tenant.id("gpt-4o")
 
-    answer = tenant.get(f"/lm/deployments/{id}").json()
+    answer = tenant.get(f"/lm/deployments/{wanted}").json()
 
-    assert (answer["id"], answer["configurationName"]) == (id, "gpt-4o-cfg")
+    assert (answer["id"], answer["configurationName"]) == (wanted, "gpt-4o-cfg")
     assert {"statusDetails", "statusMessage"} <= set(answer)
 
 
@@ -134,7 +148,10 @@ def test_wire_configurations_and_deployments_are_made_and_ended(tenant: Tenant) 
         "name": "mine",
         "executableId": "azure-openai",
         "scenarioId": "foundation-models",
-        "parameterBindings": [{"key": "modelName", "value": "gpt-4.1-mini"}, {"key": "modelVersion", "value": "latest"}],
+        "parameterBindings": [
+            {"key": "modelName", "value": "gpt-4.1-mini"},
+            {"key": "modelVersion", "value": "latest"},
+        ],
     }
     made = tenant.http.post(f"{base}/configurations", json=wanted, headers=headers)
     assert (made.status_code, made.json()["message"]) == (201, "Configuration created")
@@ -193,7 +210,11 @@ def test_wire_the_quota_is_requests_a_minute_and_model(tenant: Tenant) -> None:
 
     assert page[0]["resourceType"] == "model"
     entry = next(detail for detail in page[0]["quotaDetails"] if detail["descriptors"]["modelName"] == "gpt-5")
-    assert (entry["unit"], entry["limit"], entry["descriptors"]["providerName"]) == ("requestPerMinute", 78, "azure-openai")
+    assert (entry["unit"], entry["limit"], entry["descriptors"]["providerName"]) == (
+        "requestPerMinute",
+        78,
+        "azure-openai",
+    )
 
 
 @pytest.mark.parametrize("group", [None, "other"])
@@ -216,7 +237,9 @@ def test_wire_a_missing_or_wrong_resource_group_is_refused_in_three_ways(
 
 
 def test_deployments_come_and_go_at_run_time(tenant: Tenant, simulator: Running) -> None:
-    made = simulator.call("POST", "deployments", {"subaccount": "demo-eu", "model": "gpt-6", "resource_group": "team-a"})
+    made = simulator.call(
+        "POST", "deployments", {"subaccount": "demo-eu", "model": "gpt-6", "resource_group": "team-a"}
+    )
     assert made["id"] in [entry["id"] for entry in listed(tenant, ai_resource_group="team-a")["resources"]]
     assert made["id"] not in [entry["id"] for entry in listed(tenant)["resources"]]
 
@@ -246,6 +269,8 @@ def test_a_landscape_may_have_several_groups_and_switches() -> None:
         tenant = Tenant(simulator, "one")
         page = listed(tenant, ai_resource_group="team-b")
 
-        assert [(entry["id"], entry["executableId"]) for entry in page["resources"]] == [("d00000000000000a", "azure-openai")]
+        assert [(entry["id"], entry["executableId"]) for entry in page["resources"]] == [
+            ("d00000000000000a", "azure-openai")
+        ]
         groups = tenant.get("/admin/resourceGroups", ai_resource_group=None).json()
         assert [entry["resourceGroupId"] for entry in groups["resources"]] == ["default", "team-b"]

@@ -8,16 +8,21 @@ import struct
 from typing import Any
 
 import pytest
-
-from aicore_proxy.simulator import Running
 from tests.simulator.conftest import API, Tenant, assistant, events, user
 
-WEATHER = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"], "additionalProperties": False}
+from aicore_proxy.simulator import Running
+
+WEATHER = {
+    "type": "object",
+    "properties": {"city": {"type": "string"}},
+    "required": ["city"],
+    "additionalProperties": False,
+}
 TOOL = {"type": "function", "function": {"name": "weather", "parameters": WEATHER}}
 
 
-def call(id: str = "call_1") -> dict[str, Any]:
-    return {"id": id, "type": "function", "function": {"name": "weather", "arguments": '{"city":"Berlin"}'}}
+def call(call_id: str = "call_1") -> dict[str, Any]:
+    return {"id": call_id, "type": "function", "function": {"name": "weather", "arguments": '{"city":"Berlin"}'}}
 
 
 def error(answer: Any) -> dict[str, Any]:
@@ -29,7 +34,16 @@ def test_wire_azure_whole_answer(tenant: Tenant) -> None:
     answer = tenant.chat("gpt-4o").json()
 
     assert list(answer) == sorted(answer), "keys arrive in alphabetical order"
-    assert set(answer) == {"choices", "created", "id", "model", "object", "prompt_filter_results", "system_fingerprint", "usage"}
+    assert set(answer) == {
+        "choices",
+        "created",
+        "id",
+        "model",
+        "object",
+        "prompt_filter_results",
+        "system_fingerprint",
+        "usage",
+    }
     assert answer["id"].startswith("chatcmpl-")
     assert (answer["model"], answer["object"]) == ("gpt-4o-2024-08-06", "chat.completion")
     choice = answer["choices"][0]
@@ -69,7 +83,9 @@ def test_wire_azure_the_deployment_decides_the_model(tenant: Tenant) -> None:
     assert tenant.chat("gpt-4o").status_code == 200
 
 
-@pytest.mark.parametrize(("version", "status"), [("2024-02-01", 200), ("2025-04-01-preview", 200), ("", 404), ("latest", 404)])
+@pytest.mark.parametrize(
+    ("version", "status"), [("2024-02-01", 200), ("2025-04-01-preview", 200), ("", 404), ("latest", 404)]
+)
 def test_wire_azure_api_version_is_required(tenant: Tenant, version: str, status: int) -> None:
     answer = tenant.post("gpt-4o", f"chat/completions?api-version={version}", {"messages": [user("hi")]})
 
@@ -79,7 +95,11 @@ def test_wire_azure_api_version_is_required(tenant: Tenant, version: str, status
 def test_wire_azure_tool_calls(tenant: Tenant) -> None:
     choice = tenant.chat("gpt-4o", tools=[TOOL], tool_choice="required").json()["choices"][0]
 
-    assert (choice["finish_reason"], choice["message"]["content"], choice["content_filter_results"]) == ("tool_calls", None, {})
+    assert (choice["finish_reason"], choice["message"]["content"], choice["content_filter_results"]) == (
+        "tool_calls",
+        None,
+        {},
+    )
     made = choice["message"]["tool_calls"][0]
     assert list(made) == ["function", "id", "type"]
     assert (made["function"]["name"], json.loads(made["function"]["arguments"])) == ("weather", {"city": "Berlin"})
@@ -107,7 +127,12 @@ def test_wire_azure_details_of_usage_on_newer_models(tenant: Tenant) -> None:
     usage = tenant.chat("gpt-5").json()["usage"]
     assert usage["prompt_tokens_details"]["cached_tokens"] == 0
     assert 0 < usage["completion_tokens_details"]["reasoning_tokens"] < usage["completion_tokens"]
-    assert tenant.chat("gpt-5", reasoning_effort="minimal").json()["usage"]["completion_tokens_details"]["reasoning_tokens"] == 0
+    assert (
+        tenant.chat("gpt-5", reasoning_effort="minimal").json()["usage"]["completion_tokens_details"][
+            "reasoning_tokens"
+        ]
+        == 0
+    )
 
 
 def test_wire_azure_error_in_a_stream_ends_it_without_done(tenant: Tenant) -> None:
@@ -176,17 +201,28 @@ def test_wire_azure_only_function_tools_are_let_through(tenant: Tenant) -> None:
         ({"tools": []}, "empty array"),
         ({"tool_choice": "auto"}, "only allowed when 'tools' are specified"),
         ({"parallel_tool_calls": False}, "only allowed when 'tools' are specified"),
-        ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "nope"}}}, "no function named 'nope'"),
+        (
+            {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "nope"}}},
+            "no function named 'nope'",
+        ),
         ({"tools": [{"type": "function", "function": {"name": "a.b"}}]}, "does not match pattern"),
         ({"stream_options": {"include_usage": True}}, "only allowed when 'stream' is enabled"),
         ({"response_format": {"type": "json_object"}}, "must contain the word 'json'"),
-        ({"response_format": {"type": "json_schema", "json_schema": {"name": "r", "strict": True, "schema": {"type": "object"}}}}, "'additionalProperties' is required"),
+        (
+            {
+                "response_format": {
+                    "type": "json_schema",
+                    "json_schema": {"name": "r", "strict": True, "schema": {"type": "object"}},
+                }
+            },
+            "'additionalProperties' is required",
+        ),
         ({"reasoning_effort": "low"}, "Unrecognized request argument supplied: reasoning_effort"),
         ({"temperature": 3}, "out of range"),
         ({"max_tokens": 0}, "below minimum"),
         ({"max_tokens": 5, "max_completion_tokens": 5}, "at the same time"),
     ],
-)  # fmt: skip
+)
 def test_wire_azure_refuses_what_azure_refuses(tenant: Tenant, body: dict[str, Any], part: str) -> None:
     refused = error(tenant.post("gpt-4o", f"chat/completions{API}", {"messages": [user("hi")], **body}))
 
@@ -196,7 +232,7 @@ def test_wire_azure_refuses_what_azure_refuses(tenant: Tenant, body: dict[str, A
 
 def test_wire_azure_tool_results_answer_their_calls(tenant: Tenant) -> None:
     asked = [user("Weather?"), {"role": "assistant", "content": None, "tool_calls": [call("a"), call("b")]}]
-    results = [{"role": "tool", "tool_call_id": id, "content": f"{id} is sunny"} for id in ("b", "a")]
+    results = [{"role": "tool", "tool_call_id": name, "content": f"{name} is sunny"} for name in ("b", "a")]
 
     answer = tenant.post("gpt-4o", f"chat/completions{API}", {"messages": [*asked, *results], "tools": [TOOL]}).json()
     assert answer["choices"][0]["message"]["content"] == "The tool answered: b is sunny\na is sunny"
@@ -250,12 +286,21 @@ def test_wire_azure_embeddings(tenant: Tenant) -> None:
     assert [entry["index"] for entry in packed["data"]] == [0, 1]
     values = struct.unpack("<256f", base64.b64decode(packed["data"][0]["embedding"]))
     assert list(values) == embed(input="hello", dimensions=256).json()["data"][0]["embedding"]
-    assert embed(input="").status_code == embed(input=[]).status_code == embed(input="x", dimensions=9999).status_code == 400
+    assert (
+        embed(input="").status_code
+        == embed(input=[]).status_code
+        == embed(input="x", dimensions=9999).status_code
+        == 400
+    )
     assert embed(input=[[1, 2, 3]]).json()["usage"]["prompt_tokens"] == 3
 
 
 def test_azure_history_may_hold_text_parts_and_refusals(tenant: Tenant) -> None:
-    said = [user([{"type": "text", "text": "a"}, {"type": "image_url", "image_url": {"url": "data:,"}}]), assistant("b"), user("c")]
+    said = [
+        user([{"type": "text", "text": "a"}, {"type": "image_url", "image_url": {"url": "data:,"}}]),
+        assistant("b"),
+        user("c"),
+    ]
 
     answer = tenant.post("gpt-4o", f"chat/completions{API}", {"messages": said}).json()
 

@@ -11,14 +11,23 @@ from typing import Any
 
 import httpx2
 import pytest
+from tests.simulator.conftest import Tenant, user
 
 from aicore_proxy.simulator import Running, in_thread, simple
-from tests.simulator.conftest import Tenant, user
 
 EVENT_STREAM = "application/vnd.amazon.eventstream"
 SONNET, NOVA = "anthropic--claude-4.5-sonnet", "amazon--nova-lite"
 SAID = [{"role": "user", "content": [{"text": "it's me"}]}]
-TOOLS = {"tools": [{"toolSpec": {"name": "weather", "inputSchema": {"json": {"type": "object", "properties": {"city": {"type": "string"}}}}}}]}  # fmt: skip
+TOOLS = {
+    "tools": [
+        {
+            "toolSpec": {
+                "name": "weather",
+                "inputSchema": {"json": {"type": "object", "properties": {"city": {"type": "string"}}}},
+            }
+        }
+    ]
+}
 
 
 def frames(data: bytes) -> list[tuple[dict[str, str], bytes]]:
@@ -124,7 +133,12 @@ def test_wire_converse_stream_can_be_json(tenant: Tenant, simulator: Running) ->
 
 def test_wire_converse_streams_tools_and_reasoning(tenant: Tenant) -> None:
     thinking = {"thinking": {"type": "enabled", "budget_tokens": 1024}}
-    said = [{"role": "user", "content": [{"text": 'simulate: {"calls": [{"name": "weather", "arguments": {"city": "Oslo"}}]}'}]}]
+    said = [
+        {
+            "role": "user",
+            "content": [{"text": 'simulate: {"calls": [{"name": "weather", "arguments": {"city": "Oslo"}}]}'}],
+        }
+    ]
     body = {"messages": said, "toolConfig": TOOLS, "additionalModelRequestFields": thinking}
 
     found = python_frames(tenant.post(SONNET, "converse-stream", body))
@@ -170,17 +184,29 @@ def test_wire_converse_tool_round_trip(tenant: Tenant) -> None:
     [
         (NOVA, {"messages": []}, "at least one message"),
         (NOVA, {"messages": SAID, "model": "x"}, "extraneous key [model]"),
-        (NOVA, {"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}]}]}, "exactly one known member"),
+        (
+            NOVA,
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}]}]},
+            "exactly one known member",
+        ),
         (NOVA, {"messages": [{"role": "user", "content": [{"text": " "}]}]}, "is blank"),
         (NOVA, {"messages": [{"role": "system", "content": [{"text": "x"}]}]}, "enum value set"),
         (NOVA, {"messages": SAID, "inferenceConfig": {"maxTokens": 0}}, "greater than or equal to 1"),
         (NOVA, {"messages": SAID, "inferenceConfig": {"temperature": 3}}, "temperature: 3 is not less or equal to 1.0"),
         (NOVA, {"messages": SAID, "inferenceConfig": {"top_p": 1}}, "extraneous key [top_p]"),
         (SONNET, {"messages": SAID, "inferenceConfig": {"temperature": 0.5, "topP": 0.5}}, "cannot both be specified"),
-        ("anthropic--claude-4.8-opus", {"messages": SAID, "inferenceConfig": {"temperature": 0.5}}, "`temperature` is deprecated"),
-        (SONNET, {"messages": SAID, "additionalModelRequestFields": {"thinking": {"type": "adaptive"}}}, "adaptive thinking"),
+        (
+            "anthropic--claude-4.8-opus",
+            {"messages": SAID, "inferenceConfig": {"temperature": 0.5}},
+            "`temperature` is deprecated",
+        ),
+        (
+            SONNET,
+            {"messages": SAID, "additionalModelRequestFields": {"thinking": {"type": "adaptive"}}},
+            "adaptive thinking",
+        ),
     ],
-)  # fmt: skip
+)
 def test_wire_converse_refuses(tenant: Tenant, model: str, body: Any, part: str) -> None:
     answer = tenant.post(model, "converse", body)
 

@@ -6,9 +6,9 @@ import json
 from typing import Any
 
 import pytest
+from tests.simulator.conftest import Tenant, assistant, events, user
 
 from aicore_proxy.simulator import Running, in_thread, simple
-from tests.simulator.conftest import Tenant, assistant, events, user
 
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 TOOL = {"name": "weather", "description": "The weather", "input_schema": SCHEMA}
@@ -35,7 +35,13 @@ def test_wire_claude_whole_answer(tenant: Tenant) -> None:
     assert answer["content"][0]["type"] == "text"
     assert (answer["stop_reason"], answer["stop_sequence"]) == ("end_turn", None)
     usage = answer["usage"]
-    assert list(usage) == ["input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens", "cache_creation", "output_tokens"]  # fmt: skip
+    assert list(usage) == [
+        "input_tokens",
+        "cache_creation_input_tokens",
+        "cache_read_input_tokens",
+        "cache_creation",
+        "output_tokens",
+    ]
     assert usage["input_tokens"] > 0 < usage["output_tokens"]
 
 
@@ -96,25 +102,106 @@ def test_wire_claude_tool_result_is_quoted(tenant: Tenant) -> None:
         ("no max_tokens", "4.5-sonnet", {"max_tokens": ...}, "max_tokens: Field required"),
         ("context_management", "4.6-opus", {"context_management": {"edits": []}}, "context_management: Extra inputs"),
         ("effort", "4.8-opus", {"output_config": {"effort": "high"}}, "output_config.effort: Extra inputs"),
-        ("cache_control.scope", "4.5-sonnet", {"system": [{**TEXT, "cache_control": {"type": "ephemeral", "scope": "global"}}]}, "cache_control.ephemeral.scope: Extra inputs"),
-        ("five marks", "4.5-sonnet", {"system": [{**TEXT, "cache_control": {"type": "ephemeral"}}] * 5}, "A maximum of 4 blocks"),
-        ("web_search", "4.5-sonnet", {"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "Input tag 'web_search_20250305'"),
+        (
+            "cache_control.scope",
+            "4.5-sonnet",
+            {"system": [{**TEXT, "cache_control": {"type": "ephemeral", "scope": "global"}}]},
+            "cache_control.ephemeral.scope: Extra inputs",
+        ),
+        (
+            "five marks",
+            "4.5-sonnet",
+            {"system": [{**TEXT, "cache_control": {"type": "ephemeral"}}] * 5},
+            "A maximum of 4 blocks",
+        ),
+        (
+            "web_search",
+            "4.5-sonnet",
+            {"tools": [{"type": "web_search_20250305", "name": "web_search"}]},
+            "Input tag 'web_search_20250305'",
+        ),
         ("bash", "4.5-sonnet", {"tools": [{"type": "bash_20250124", "name": "bash"}]}, "Input tag 'bash_20250124'"),
-        ("input_schema.type", "4.5-sonnet", {"tools": [{"name": "f", "input_schema": {}}]}, "tools.0.custom.input_schema.type: Input should be 'object'"),
+        (
+            "input_schema.type",
+            "4.5-sonnet",
+            {"tools": [{"name": "f", "input_schema": {}}]},
+            "tools.0.custom.input_schema.type: Input should be 'object'",
+        ),
         ("tool keys", "4.5-sonnet", {"tools": [{**TOOL, "strict": True}]}, "tools.0.custom.strict: Extra inputs"),
-        ("defer_loading", "4.5-sonnet", {"tools": [{**TOOL, "defer_loading": True}]}, "tools.0.custom.defer_loading: Extra inputs"),
+        (
+            "defer_loading",
+            "4.5-sonnet",
+            {"tools": [{**TOOL, "defer_loading": True}]},
+            "tools.0.custom.defer_loading: Extra inputs",
+        ),
         ("tool twice", "4.5-sonnet", {"tools": [TOOL, TOOL]}, "Tool names must be unique"),
-        ("empty text", "4.5-sonnet", {"messages": [user([{"type": "text", "text": " \n"}])]}, "text content blocks must contain non-whitespace text"),
+        (
+            "empty text",
+            "4.5-sonnet",
+            {"messages": [user([{"type": "text", "text": " \n"}])]},
+            "text content blocks must contain non-whitespace text",
+        ),
         ("empty content", "4.5-sonnet", {"messages": [user("")]}, "must have non-empty content"),
-        ("result without use", "4.5-sonnet", {"messages": [user("x"), assistant("y"), user([RESULT])]}, "unexpected `tool_use_id`"),
-        ("use without result", "4.5-sonnet", {"messages": [user("x"), assistant([USE]), user("y")]}, "were found without `tool_result` blocks"),
-        ("result after text", "4.5-sonnet", {"messages": [user("x"), assistant([USE]), user([TEXT, RESULT])]}, "were found without `tool_result` blocks"),
-        ("block keys", "4.5-sonnet", {"messages": [user([{**TEXT, "id": "1"}])]}, "messages.0.content.0.text.id: Extra inputs"),
-        ("tool_reference", "4.5-sonnet", {"messages": [user("x"), assistant([USE]), user([{**RESULT, "content": [{"type": "tool_reference", "tool_name": "f"}]}])]}, "Input tag 'tool_reference'"),
-        ("system role", "4.5-sonnet", {"messages": [user("x"), {"role": "system", "content": "y"}]}, "role 'system' is not supported on this model"),
-        ("system role without beta", "4.8-opus", {"messages": [user("x"), {"role": "system", "content": "y"}]}, "role 'system' is not supported on this model"),
-        ("temperature 3", "4.5-sonnet", {"temperature": 3}, "temperature: 3 is not less or equal to 1.0, please reformat your input"),
-        ("temperature and top_p", "4.5-haiku", {"temperature": 0.5, "top_p": 0.5}, "`temperature` and `top_p` cannot both be specified"),
+        (
+            "result without use",
+            "4.5-sonnet",
+            {"messages": [user("x"), assistant("y"), user([RESULT])]},
+            "unexpected `tool_use_id`",
+        ),
+        (
+            "use without result",
+            "4.5-sonnet",
+            {"messages": [user("x"), assistant([USE]), user("y")]},
+            "were found without `tool_result` blocks",
+        ),
+        (
+            "result after text",
+            "4.5-sonnet",
+            {"messages": [user("x"), assistant([USE]), user([TEXT, RESULT])]},
+            "were found without `tool_result` blocks",
+        ),
+        (
+            "block keys",
+            "4.5-sonnet",
+            {"messages": [user([{**TEXT, "id": "1"}])]},
+            "messages.0.content.0.text.id: Extra inputs",
+        ),
+        (
+            "tool_reference",
+            "4.5-sonnet",
+            {
+                "messages": [
+                    user("x"),
+                    assistant([USE]),
+                    user([{**RESULT, "content": [{"type": "tool_reference", "tool_name": "f"}]}]),
+                ]
+            },
+            "Input tag 'tool_reference'",
+        ),
+        (
+            "system role",
+            "4.5-sonnet",
+            {"messages": [user("x"), {"role": "system", "content": "y"}]},
+            "role 'system' is not supported on this model",
+        ),
+        (
+            "system role without beta",
+            "4.8-opus",
+            {"messages": [user("x"), {"role": "system", "content": "y"}]},
+            "role 'system' is not supported on this model",
+        ),
+        (
+            "temperature 3",
+            "4.5-sonnet",
+            {"temperature": 3},
+            "temperature: 3 is not less or equal to 1.0, please reformat your input",
+        ),
+        (
+            "temperature and top_p",
+            "4.5-haiku",
+            {"temperature": 0.5, "top_p": 0.5},
+            "`temperature` and `top_p` cannot both be specified",
+        ),
         ("4.7 temperature", "4.7-opus", {"temperature": 0.5}, "`temperature` is deprecated"),
         ("4.8 top_p", "4.8-opus", {"top_p": 0.5}, "`top_p` is deprecated"),
         ("5 top_k", "5-sonnet", {"top_k": 5}, "`top_k` is deprecated"),
@@ -122,14 +209,44 @@ def test_wire_claude_tool_result_is_quoted(tenant: Tenant) -> None:
         ("4.7 budget", "4.7-opus", {"thinking": BUDGET}, '"thinking.type.enabled" is not supported'),
         ("5.5 budget", "5.5-opus", {"thinking": BUDGET}, '"thinking.type.enabled" is not supported'),
         ("4.5 adaptive", "4.5-sonnet", {"thinking": ADAPTIVE}, "adaptive thinking is not supported on this model"),
-        ("small budget", "4.5-sonnet", {"thinking": {"type": "enabled", "budget_tokens": 1000}}, "greater than or equal to 1024"),
-        ("large budget", "4.5-sonnet", {"thinking": {"type": "enabled", "budget_tokens": 2000}}, "`max_tokens` must be greater than"),
-        ("thinking and force", "4.5-sonnet", {"thinking": BUDGET, "tools": [TOOL], "tool_choice": {"type": "any"}}, "Thinking may not be enabled when tool_choice forces"),
-        ("thinking and temperature", "4.5-sonnet", {"thinking": BUDGET, "temperature": 0.5}, "may only be set to 1 when thinking is enabled"),
-        ("no thoughts in the loop", "4.5-sonnet", {"thinking": BUDGET, "tools": [TOOL], "messages": [user("x"), assistant([USE]), user([RESULT])]}, "Expected `thinking` or `redacted_thinking`, but found `tool_use`"),
-        ("unknown tool chosen", "4.5-sonnet", {"tools": [TOOL], "tool_choice": {"type": "tool", "name": "nope"}}, "Tool 'nope' not found"),
+        (
+            "small budget",
+            "4.5-sonnet",
+            {"thinking": {"type": "enabled", "budget_tokens": 1000}},
+            "greater than or equal to 1024",
+        ),
+        (
+            "large budget",
+            "4.5-sonnet",
+            {"thinking": {"type": "enabled", "budget_tokens": 2000}},
+            "`max_tokens` must be greater than",
+        ),
+        (
+            "thinking and force",
+            "4.5-sonnet",
+            {"thinking": BUDGET, "tools": [TOOL], "tool_choice": {"type": "any"}},
+            "Thinking may not be enabled when tool_choice forces",
+        ),
+        (
+            "thinking and temperature",
+            "4.5-sonnet",
+            {"thinking": BUDGET, "temperature": 0.5},
+            "may only be set to 1 when thinking is enabled",
+        ),
+        (
+            "no thoughts in the loop",
+            "4.5-sonnet",
+            {"thinking": BUDGET, "tools": [TOOL], "messages": [user("x"), assistant([USE]), user([RESULT])]},
+            "Expected `thinking` or `redacted_thinking`, but found `tool_use`",
+        ),
+        (
+            "unknown tool chosen",
+            "4.5-sonnet",
+            {"tools": [TOOL], "tool_choice": {"type": "tool", "name": "nope"}},
+            "Tool 'nope' not found",
+        ),
     ],
-)  # fmt: skip
+)
 def test_wire_claude_refuses(tenant: Tenant, case: str, model: str, body: dict[str, Any], part: str) -> None:
     for stream in (False, True):
         answer = tenant.claude(model, streamed=stream, **body)
@@ -140,13 +257,39 @@ def test_wire_claude_refuses(tenant: Tenant, case: str, model: str, body: dict[s
 @pytest.mark.parametrize(
     ("case", "model", "body"),
     [
-        ("cache marks", "4.5-sonnet", {"system": [{**TEXT, "cache_control": {"type": "ephemeral", "ttl": "1h"}}], "tools": [{**TOOL, "cache_control": {"type": "ephemeral"}}]}),
+        (
+            "cache marks",
+            "4.5-sonnet",
+            {
+                "system": [{**TEXT, "cache_control": {"type": "ephemeral", "ttl": "1h"}}],
+                "tools": [{**TOOL, "cache_control": {"type": "ephemeral"}}],
+            },
+        ),
         ("metadata", "4.5-sonnet", {"metadata": {"user_id": "u"}}),
-        ("context_management", "4.6-opus", {"anthropic_beta": ["context-management-2025-06-27"], "context_management": {"edits": []}}),
+        (
+            "context_management",
+            "4.6-opus",
+            {"anthropic_beta": ["context-management-2025-06-27"], "context_management": {"edits": []}},
+        ),
         ("effort", "4.8-opus", {"anthropic_beta": ["effort-2025-11-24"], "output_config": {"effort": "high"}}),
-        ("defer_loading", "5.5-sonnet", {"anthropic_beta": ["tool-search-tool-2025-10-19"], "tools": [{**TOOL, "defer_loading": True}]}),
-        ("system role", "4.8-opus", {"anthropic_beta": [SYSTEM_BETA], "messages": [user("x"), {"role": "system", "content": "y"}]}),
-        ("system role by turn", "5.5-haiku", {"anthropic_beta": ["per-turn-control-2026-07-01"], "messages": [user("x"), {"role": "system", "content": [TEXT]}]}),
+        (
+            "defer_loading",
+            "5.5-sonnet",
+            {"anthropic_beta": ["tool-search-tool-2025-10-19"], "tools": [{**TOOL, "defer_loading": True}]},
+        ),
+        (
+            "system role",
+            "4.8-opus",
+            {"anthropic_beta": [SYSTEM_BETA], "messages": [user("x"), {"role": "system", "content": "y"}]},
+        ),
+        (
+            "system role by turn",
+            "5.5-haiku",
+            {
+                "anthropic_beta": ["per-turn-control-2026-07-01"],
+                "messages": [user("x"), {"role": "system", "content": [TEXT]}],
+            },
+        ),
         ("4.6 budget", "4.6-opus", {"thinking": BUDGET}),
         ("4.6 adaptive", "4.6-sonnet", {"thinking": ADAPTIVE}),
         ("4.8 adaptive", "4.8-opus", {"thinking": ADAPTIVE, "temperature": 1}),
@@ -155,22 +298,47 @@ def test_wire_claude_refuses(tenant: Tenant, case: str, model: str, body: dict[s
         ("consecutive users", "4.5-sonnet", {"messages": [user("x"), user("y")]}),
         ("custom type", "4.5-sonnet", {"tools": [{**TOOL, "type": "custom"}]}),
     ],
-)  # fmt: skip
+)
 def test_wire_claude_accepts(tenant: Tenant, case: str, model: str, body: dict[str, Any]) -> None:
     answer = tenant.claude(model, **body)
 
     assert answer.status_code == 200, (case, answer.text)
 
 
-ACCEPTED = ["claude-code-20250219", "context-1m-2025-08-07", "interleaved-thinking-2025-05-14", "context-management-2025-06-27",
-            "effort-2025-11-24", SYSTEM_BETA, "afk-mode-2026-01-31", "fine-grained-tool-streaming-2025-05-14",
-            "tool-search-tool-2025-10-19"]  # fmt: skip
-REFUSED = ["prompt-caching-2024-07-31", "prompt-caching-scope-2026-01-05", "extended-cache-ttl-2025-04-11", "redact-thinking-2026-02-12",
-           "structured-outputs-2025-12-15", "mcp-servers-2025-12-04", "skills-2025-10-02", "files-api-2025-04-14",
-           "message-batches-2024-09-24", "managed-agents-2026-04-01", "code-execution-2025-05-22", "fast-mode-2026-02-01",
-           "output-300k-2026-03-24", "user-profiles-2026-03-24", "advisor-tool-2026-03-01", "cache-diagnosis-2026-04-07",
-           "thinking-token-count-2026-05-13", "server-side-fallback-2026-06-01", "fallback-credit-2026-06-01",
-           "advanced-tool-use-2025-11-20", "never-heard-of-2030-01-01"]  # fmt: skip
+ACCEPTED = [
+    "claude-code-20250219",
+    "context-1m-2025-08-07",
+    "interleaved-thinking-2025-05-14",
+    "context-management-2025-06-27",
+    "effort-2025-11-24",
+    SYSTEM_BETA,
+    "afk-mode-2026-01-31",
+    "fine-grained-tool-streaming-2025-05-14",
+    "tool-search-tool-2025-10-19",
+]
+REFUSED = [
+    "prompt-caching-2024-07-31",
+    "prompt-caching-scope-2026-01-05",
+    "extended-cache-ttl-2025-04-11",
+    "redact-thinking-2026-02-12",
+    "structured-outputs-2025-12-15",
+    "mcp-servers-2025-12-04",
+    "skills-2025-10-02",
+    "files-api-2025-04-14",
+    "message-batches-2024-09-24",
+    "managed-agents-2026-04-01",
+    "code-execution-2025-05-22",
+    "fast-mode-2026-02-01",
+    "output-300k-2026-03-24",
+    "user-profiles-2026-03-24",
+    "advisor-tool-2026-03-01",
+    "cache-diagnosis-2026-04-07",
+    "thinking-token-count-2026-05-13",
+    "server-side-fallback-2026-06-01",
+    "fallback-credit-2026-06-01",
+    "advanced-tool-use-2025-11-20",
+    "never-heard-of-2030-01-01",
+]
 
 
 def test_wire_claude_beta_flags(tenant: Tenant, simulator: Running) -> None:
@@ -178,8 +346,13 @@ def test_wire_claude_beta_flags(tenant: Tenant, simulator: Running) -> None:
     for flag in REFUSED:
         answer = tenant.claude("4.8-opus", anthropic_beta=["claude-code-20250219", flag])
         assert answer.status_code == 400, flag
-        assert answer.json() == {"type": "error", "error": {"type": "invalid_request_error", "message": "invalid beta flag"}}
-    assert message(tenant.claude("4.5-sonnet", anthropic_beta=[SYSTEM_BETA])) == "invalid beta flag", "acceptance is per model"
+        assert answer.json() == {
+            "type": "error",
+            "error": {"type": "invalid_request_error", "message": "invalid beta flag"},
+        }
+    assert message(tenant.claude("4.5-sonnet", anthropic_beta=[SYSTEM_BETA])) == "invalid beta flag", (
+        "acceptance is per model"
+    )
 
     simulator.switch(beta_envelope="bare")
     assert tenant.claude("4.8-opus", anthropic_beta=REFUSED).json() == {"message": "invalid beta flag"}
@@ -191,7 +364,10 @@ def test_wire_claude_the_beta_header_has_no_effect(tenant: Tenant) -> None:
     answer = tenant.post("anthropic--claude-4.5-sonnet", "invoke", body, anthropic_beta="never-heard-of")
     assert answer.status_code == 200
     effort = {**body, "output_config": {"effort": "low"}}
-    assert tenant.post("anthropic--claude-4.8-opus", "invoke", effort, anthropic_beta="effort-2025-11-24").status_code == 400
+    assert (
+        tenant.post("anthropic--claude-4.8-opus", "invoke", effort, anthropic_beta="effort-2025-11-24").status_code
+        == 400
+    )
 
 
 def test_wire_claude_content_type_is_not_required(tenant: Tenant) -> None:
@@ -203,7 +379,10 @@ def test_wire_claude_content_type_is_not_required(tenant: Tenant) -> None:
 def test_wire_claude_metadata_is_refused_in_strict_mode(tenant: Tenant, simulator: Running) -> None:
     simulator.switch(strict=True)
 
-    assert message(tenant.claude("4.5-sonnet", metadata={"user_id": "u"})) == "role 'system' is not supported on this model"
+    assert (
+        message(tenant.claude("4.5-sonnet", metadata={"user_id": "u"}))
+        == "role 'system' is not supported on this model"
+    )
 
 
 def test_wire_claude_usage_excludes_what_was_cached(tenant: Tenant) -> None:

@@ -7,9 +7,9 @@ import json
 from typing import Any
 
 import pytest
+from tests.simulator.conftest import Tenant, events
 
 from aicore_proxy.simulator import Running
-from tests.simulator.conftest import Tenant, events
 
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 DECLARED = {"name": "weather", "parametersJsonSchema": SCHEMA}
@@ -36,7 +36,10 @@ def test_wire_gemini_whole_answer(tenant: Tenant) -> None:
     assert (candidate["content"]["role"], candidate["finishReason"]) == ("model", "STOP")
     assert candidate["content"]["parts"][0]["text"].startswith("This is gemini-2.5-flash, simulated.")
     usage = answer["usageMetadata"]
-    assert usage["totalTokenCount"] == usage["promptTokenCount"] + usage["candidatesTokenCount"] + usage["thoughtsTokenCount"]
+    assert (
+        usage["totalTokenCount"]
+        == usage["promptTokenCount"] + usage["candidatesTokenCount"] + usage["thoughtsTokenCount"]
+    )
     assert (usage["cachedContentTokenCount"], usage["trafficType"]) == (0, "ON_DEMAND")
 
 
@@ -74,7 +77,11 @@ def test_wire_gemini_reads_camel_and_snake_case_and_single_objects(tenant: Tenan
     body = {
         "contents": {"role": "user", "parts": {"text": "Hi"}},
         "system_instruction": {"parts": [{"text": "Be terse"}]},
-        "generation_config": {"max_output_tokens": 500, "stop_sequences": ["simulated"], "thinking_config": {"thinking_budget": 0}},
+        "generation_config": {
+            "max_output_tokens": 500,
+            "stop_sequences": ["simulated"],
+            "thinking_config": {"thinking_budget": 0},
+        },
         "safety_settings": {"category": "HARM_CATEGORY_HATE_SPEECH", "threshold": "BLOCK_NONE"},
     }
 
@@ -109,23 +116,131 @@ def test_wire_gemini_thinking(tenant: Tenant, simulator: Running) -> None:
         ("no parts", {"contents": [{"role": "user", "parts": []}]}, "at least one parts field"),
         ("empty text", {"contents": [said("")]}, "empty text parameter"),
         ("unknown key", {"stream": True}, 'Unknown name "stream"'),
-        ("functionResponse.id", {"contents": [said("x"), said(CALL, role="model"), said({"functionResponse": {**RESPONSE["functionResponse"], "id": "1"}})], "tools": TOOLS}, 'Unknown name "id" at \'contents[2].parts[0].function_response\''),
-        ("const", {"tools": [{"functionDeclarations": [{"name": "f", "parameters": {"type": "object", "properties": {"a": {"const": 1}}}}]}]}, 'Unknown name "const"'),
-        ("number enum", {"tools": [{"functionDeclarations": [{"name": "f", "parameters": {"type": "object", "properties": {"a": {"type": "integer", "enum": [1, 2]}}}}]}]}, "(TYPE_STRING), 1"),
-        ("$schema", {"tools": [{"functionDeclarations": [{"name": "f", "parameters": {"type": "object", "$schema": "x"}}]}]}, 'Unknown name "$schema"'),
-        ("additionalProperties", {"tools": [{"functionDeclarations": [{"name": "f", "parameters": {"type": "object", "additionalProperties": False}}]}]}, 'Unknown name "additionalProperties"'),
-        ("type list", {"tools": [{"functionDeclarations": [{"name": "f", "parameters": {"type": "object", "properties": {"a": {"type": ["string", "null"]}}}}]}]}, "Proto field is not repeating"),
-        ("responseSchema", {"generationConfig": {"responseMimeType": "application/json", "responseSchema": {"type": "object", "oneOf": []}}}, 'Unknown name "oneOf"'),
-        ("schema without mime", {"generationConfig": {"responseJsonSchema": SCHEMA}}, "only supported with the response mime type"),
+        (
+            "functionResponse.id",
+            {
+                "contents": [
+                    said("x"),
+                    said(CALL, role="model"),
+                    said({"functionResponse": {**RESPONSE["functionResponse"], "id": "1"}}),
+                ],
+                "tools": TOOLS,
+            },
+            "Unknown name \"id\" at 'contents[2].parts[0].function_response'",
+        ),
+        (
+            "const",
+            {
+                "tools": [
+                    {
+                        "functionDeclarations": [
+                            {"name": "f", "parameters": {"type": "object", "properties": {"a": {"const": 1}}}}
+                        ]
+                    }
+                ]
+            },
+            'Unknown name "const"',
+        ),
+        (
+            "number enum",
+            {
+                "tools": [
+                    {
+                        "functionDeclarations": [
+                            {
+                                "name": "f",
+                                "parameters": {
+                                    "type": "object",
+                                    "properties": {"a": {"type": "integer", "enum": [1, 2]}},
+                                },
+                            }
+                        ]
+                    }
+                ]
+            },
+            "(TYPE_STRING), 1",
+        ),
+        (
+            "$schema",
+            {"tools": [{"functionDeclarations": [{"name": "f", "parameters": {"type": "object", "$schema": "x"}}]}]},
+            'Unknown name "$schema"',
+        ),
+        (
+            "additionalProperties",
+            {
+                "tools": [
+                    {
+                        "functionDeclarations": [
+                            {"name": "f", "parameters": {"type": "object", "additionalProperties": False}}
+                        ]
+                    }
+                ]
+            },
+            'Unknown name "additionalProperties"',
+        ),
+        (
+            "type list",
+            {
+                "tools": [
+                    {
+                        "functionDeclarations": [
+                            {
+                                "name": "f",
+                                "parameters": {"type": "object", "properties": {"a": {"type": ["string", "null"]}}},
+                            }
+                        ]
+                    }
+                ]
+            },
+            "Proto field is not repeating",
+        ),
+        (
+            "responseSchema",
+            {
+                "generationConfig": {
+                    "responseMimeType": "application/json",
+                    "responseSchema": {"type": "object", "oneOf": []},
+                }
+            },
+            'Unknown name "oneOf"',
+        ),
+        (
+            "schema without mime",
+            {"generationConfig": {"responseJsonSchema": SCHEMA}},
+            "only supported with the response mime type",
+        ),
         ("function name", {"tools": [{"functionDeclarations": [{"name": "1 f"}]}]}, "Invalid function name"),
-        ("function twice", {"tools": [{"functionDeclarations": [DECLARED, DECLARED]}]}, "Duplicate function declaration"),
-        ("any without tools", {"toolConfig": {"functionCallingConfig": {"mode": "ANY"}}}, "without function_declarations"),
-        ("allowed with auto", {"tools": TOOLS, "toolConfig": {"functionCallingConfig": {"mode": "AUTO", "allowedFunctionNames": ["weather"]}}}, "allowed_function_names"),
-        ("missing response", {"contents": [said("x"), said(CALL, CALL, role="model"), said(RESPONSE)], "tools": TOOLS}, "number of function response parts"),
+        (
+            "function twice",
+            {"tools": [{"functionDeclarations": [DECLARED, DECLARED]}]},
+            "Duplicate function declaration",
+        ),
+        (
+            "any without tools",
+            {"toolConfig": {"functionCallingConfig": {"mode": "ANY"}}},
+            "without function_declarations",
+        ),
+        (
+            "allowed with auto",
+            {
+                "tools": TOOLS,
+                "toolConfig": {"functionCallingConfig": {"mode": "AUTO", "allowedFunctionNames": ["weather"]}},
+            },
+            "allowed_function_names",
+        ),
+        (
+            "missing response",
+            {"contents": [said("x"), said(CALL, CALL, role="model"), said(RESPONSE)], "tools": TOOLS},
+            "number of function response parts",
+        ),
         ("temperature", {"generationConfig": {"temperature": 5}}, "supported range"),
-        ("json and tools", {"tools": TOOLS, "generationConfig": {"responseMimeType": "application/json"}}, "is unsupported"),
+        (
+            "json and tools",
+            {"tools": TOOLS, "generationConfig": {"responseMimeType": "application/json"}},
+            "is unsupported",
+        ),
     ],
-)  # fmt: skip
+)
 def test_wire_gemini_refuses(tenant: Tenant, case: str, body: dict[str, Any], part: str) -> None:
     for stream in (False, True):
         refused = error(tenant.gemini("gemini-2.5-flash", streamed=stream, **body))
@@ -134,10 +249,17 @@ def test_wire_gemini_refuses(tenant: Tenant, case: str, body: dict[str, Any], pa
 
 
 def test_wire_gemini_parameters_json_schema_takes_everything(tenant: Tenant) -> None:
-    schema = {"$schema": "x", "type": "object", "additionalProperties": False, "properties": {"a": {"const": 1}, "b": {"enum": [1, 2]}}}
+    schema = {
+        "$schema": "x",
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {"a": {"const": 1}, "b": {"enum": [1, 2]}},
+    }
     tools = [{"functionDeclarations": [{"name": "f", "parametersJsonSchema": schema}]}]
 
-    answer = tenant.gemini("gemini-2.5-flash", tools=tools, toolConfig={"functionCallingConfig": {"mode": "ANY"}}).json()
+    answer = tenant.gemini(
+        "gemini-2.5-flash", tools=tools, toolConfig={"functionCallingConfig": {"mode": "ANY"}}
+    ).json()
 
     assert answer["candidates"][0]["content"]["parts"][0]["functionCall"] == {"name": "f", "args": {"a": 1, "b": 1}}
 
@@ -176,7 +298,10 @@ def test_wire_gemini_function_names_may_come_with_a_prefix(tenant: Tenant, simul
 
 
 def test_wire_gemini_structured_output_and_limits(tenant: Tenant) -> None:
-    for key, schema in (("responseJsonSchema", SCHEMA), ("responseSchema", {"type": "OBJECT", "properties": {"city": {"type": "STRING"}}})):
+    for key, schema in (
+        ("responseJsonSchema", SCHEMA),
+        ("responseSchema", {"type": "OBJECT", "properties": {"city": {"type": "STRING"}}}),
+    ):
         config = {"responseMimeType": "application/json", key: schema}
         answer = tenant.gemini("gemini-2.5-flash", generationConfig=config).json()
         assert json.loads(answer["candidates"][0]["content"]["parts"][0]["text"]) == {"city": "Berlin"}
@@ -201,6 +326,8 @@ def test_wire_gemini_embeddings_by_both_verbs_and_names(tenant: Tenant, name: st
     instances = [{"task_type": "RETRIEVAL_QUERY", "title": "t", "content": text} for text in ("hello", "there")]
     predicted = tenant.post("gemini-embedding", f"models/{name}:predict", {"instances": instances}).json()
     assert [prediction["embeddings"]["statistics"]["token_count"] for prediction in predicted["predictions"]] == [2, 2]
-    embedded = tenant.post("gemini-embedding", f"models/{name}:embedContent", {"content": said("hello"), "outputDimensionality": 8})
+    embedded = tenant.post(
+        "gemini-embedding", f"models/{name}:embedContent", {"content": said("hello"), "outputDimensionality": 8}
+    )
     assert list(embedded.json()) == ["embedding"]
     assert len(embedded.json()["embedding"]["values"]) == 8

@@ -6,10 +6,10 @@ import re
 from typing import Any
 
 import pytest
+from tests.simulator.conftest import API, Tenant
 
 from aicore_proxy.simulator import Running, SubaccountSpec, in_thread
 from aicore_proxy.simulator.landscape import Landscape
-from tests.simulator.conftest import API, Tenant
 
 
 @pytest.mark.parametrize("case", ["unknown", "bare", "other_subaccount", "other_group"])
@@ -24,7 +24,9 @@ def test_wire_a_deployment_that_is_not_yours_is_404(tenants: dict[str, Tenant], 
     if case == "other_subaccount":
         url = f"{base}/{tenants['demo-us'].id('gpt-5')}/chat/completions{API}"
     if case == "other_group":
-        made = simulator.call("POST", "deployments", {"subaccount": "demo-eu", "model": "gpt-5", "resource_group": "team-b"})
+        made = simulator.call(
+            "POST", "deployments", {"subaccount": "demo-eu", "model": "gpt-5", "resource_group": "team-b"}
+        )
         url = f"{base}/{made['id']}/chat/completions{API}"
 
     answer = tenant.http.post(url, json={"messages": []}, headers=tenant.headers(ai_resource_group=group))
@@ -83,7 +85,9 @@ def test_wire_answers_carry_the_request_ids(tenant: Tenant) -> None:
         (500, "application/json", '{"error":{"code":null'),
     ],
 )
-def test_wire_each_status_comes_from_its_layer(tenant: Tenant, simulator: Running, status: int, kind: str, body: str) -> None:
+def test_wire_each_status_comes_from_its_layer(
+    tenant: Tenant, simulator: Running, status: int, kind: str, body: str
+) -> None:
     simulator.script({"status": status})
 
     answer = tenant.chat("gpt-4o")
@@ -108,8 +112,18 @@ def test_wire_the_shape_trap(tenant: Tenant, simulator: Running, layer: str, exp
     assert (answer.text if layer == "edge" else answer.json()) == expected
 
 
-@pytest.mark.parametrize(("on", "names"), [((True, True), {"retry-after", "x-retry-after"}), ((True, False), {"retry-after"}), ((False, True), {"x-retry-after"}), ((False, False), set())])  # fmt: skip
-def test_wire_throttling_names_when_to_come_back(tenant: Tenant, simulator: Running, on: tuple[bool, bool], names: set[str]) -> None:
+@pytest.mark.parametrize(
+    ("on", "names"),
+    [
+        ((True, True), {"retry-after", "x-retry-after"}),
+        ((True, False), {"retry-after"}),
+        ((False, True), {"x-retry-after"}),
+        ((False, False), set()),
+    ],
+)
+def test_wire_throttling_names_when_to_come_back(
+    tenant: Tenant, simulator: Running, on: tuple[bool, bool], names: set[str]
+) -> None:
     simulator.switch(retry_after=on[0], x_retry_after=on[1])
     simulator.script({"status": 429, "retry_after": 7})
 
@@ -141,9 +155,11 @@ def test_wire_requests_a_minute_count_per_model_and_tenant() -> None:
         tenant = Tenant(simulator, "one")
         ids = [deployment["id"] for deployment in simulator.deployments("gpt-5")]
 
-        def ask(id: str) -> Any:
-            url = f"{simulator.url}/v2/inference/deployments/{id}/chat/completions{API}"
-            return tenant.http.post(url, json={"messages": [{"role": "user", "content": "hi"}]}, headers=tenant.headers())
+        def ask(deployment: str) -> Any:
+            url = f"{simulator.url}/v2/inference/deployments/{deployment}/chat/completions{API}"
+            return tenant.http.post(
+                url, json={"messages": [{"role": "user", "content": "hi"}]}, headers=tenant.headers()
+            )
 
         statuses = [ask(ids[number % 2]).status_code for number in range(4)]
         # A minute may end in between: then the last one is let through, and the one after that meets the limit.
@@ -168,7 +184,16 @@ def test_wrong_types_anywhere_are_a_400_not_a_crash(tenant: Tenant, value: Any) 
     for name in ("messages", "tools", "tool_choice", "stop", "response_format", "stream_options", "temperature"):
         sent = {"messages": [{"role": "user", "content": "hi"}], name: value}
         assert tenant.post("gpt-4o", f"chat/completions{API}", sent).status_code in (200, 400), name
-    for name in ("messages", "tools", "tool_choice", "system", "thinking", "stop_sequences", "output_config", "anthropic_beta"):
+    for name in (
+        "messages",
+        "tools",
+        "tool_choice",
+        "system",
+        "thinking",
+        "stop_sequences",
+        "output_config",
+        "anthropic_beta",
+    ):
         assert tenant.claude("4.5-sonnet", **{name: value}).status_code in (200, 400), name
     for name in ("contents", "tools", "toolConfig", "generationConfig", "systemInstruction"):
         assert tenant.gemini("gemini-2.5-flash", **{name: value}).status_code in (200, 400), name

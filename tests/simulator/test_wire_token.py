@@ -9,9 +9,9 @@ from typing import Any
 
 import httpx2
 import pytest
+from tests.simulator.conftest import Tenant
 
 from aicore_proxy.simulator import Running
-from tests.simulator.conftest import Tenant
 
 
 def ask(tenant: Tenant, form: dict[str, str], query: str = "", **headers: str) -> httpx2.Response:
@@ -55,7 +55,11 @@ def test_wire_token_is_a_jwt_with_the_claims_that_clients_read(tenant: Tenant) -
 
 @pytest.mark.parametrize("wrong", ["secret", "client"])
 def test_wire_bad_credentials_are_refused_as_xsuaa_does(tenant: Tenant, wrong: str) -> None:
-    form = {"grant_type": "client_credentials", "client_id": tenant.key["clientid"], "client_secret": tenant.key["clientsecret"]}
+    form = {
+        "grant_type": "client_credentials",
+        "client_id": tenant.key["clientid"],
+        "client_secret": tenant.key["clientsecret"],
+    }
     form["client_" + {"secret": "secret", "client": "id"}[wrong]] += "x"
 
     answer = ask(tenant, form)
@@ -139,13 +143,27 @@ def test_a_rotated_secret_refuses_the_old_one(tenant: Tenant, simulator: Running
     ("script", "status", "body"),
     [
         ({"status": 500}, 500, {"error": "server_error", "error_description": "The token service failed."}),
-        ({"status": 429, "retry_after": 2, "message": "Slow down"}, 429, {"error": "too_many_requests", "error_description": "Slow down"}),
-        ({"body": {"access_token": "a.b.c", "expires_in": "soon"}}, 200, {"access_token": "a.b.c", "expires_in": "soon"}),
+        (
+            {"status": 429, "retry_after": 2, "message": "Slow down"},
+            429,
+            {"error": "too_many_requests", "error_description": "Slow down"},
+        ),
+        (
+            {"body": {"access_token": "a.b.c", "expires_in": "soon"}},
+            200,
+            {"access_token": "a.b.c", "expires_in": "soon"},
+        ),
     ],
-)  # fmt: skip
-def test_the_token_endpoint_can_be_broken(tenant: Tenant, simulator: Running, script: Any, status: int, body: Any) -> None:
+)
+def test_the_token_endpoint_can_be_broken(
+    tenant: Tenant, simulator: Running, script: Any, status: int, body: Any
+) -> None:
     simulator.script(script, "demo-eu", endpoint="token")
-    form = {"grant_type": "client_credentials", "client_id": tenant.key["clientid"], "client_secret": tenant.key["clientsecret"]}
+    form = {
+        "grant_type": "client_credentials",
+        "client_id": tenant.key["clientid"],
+        "client_secret": tenant.key["clientsecret"],
+    }
 
     answer = ask(tenant, form)
 
@@ -154,7 +172,11 @@ def test_the_token_endpoint_can_be_broken(tenant: Tenant, simulator: Running, sc
 
 
 def test_the_token_endpoint_can_speak_garbage_and_stall(tenant: Tenant, simulator: Running) -> None:
-    form = {"grant_type": "client_credentials", "client_id": tenant.key["clientid"], "client_secret": tenant.key["clientsecret"]}
+    form = {
+        "grant_type": "client_credentials",
+        "client_id": tenant.key["clientid"],
+        "client_secret": tenant.key["clientsecret"],
+    }
     simulator.script({"garbage": True}, endpoint="token")
     with pytest.raises(json.JSONDecodeError):
         ask(tenant, form).json()

@@ -36,8 +36,6 @@ class Timings(Struct, frozen=True):
     body_time: float = 120.0
     """For the whole body, and on top of it a second for every ``body_rate`` bytes."""
     body_rate: int = 256 * 1024
-    stuck: float = 600.0
-    """For a client that takes nothing of its answer."""
 
 
 class ClientRequest:

@@ -25,8 +25,6 @@ Send: TypeAlias = Callable[[Message], Awaitable[None]]
 
 GUARDS = [(b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff")]
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-SLICE = 256 * 1024
-"""A large whole answer is written in pieces, so that a slow reader can be told from a stuck one."""
 
 
 class Endpoint:
@@ -132,10 +130,7 @@ class Conversation:
         self._beat: asyncio.Task[None] | None = None
 
     async def run(self, handler: Handler) -> None:
-        """Serves the request. Returns when the reply is written and closed, or the client gone and all of it undone.
-
-        Raises ConnectionAbortedError, for the server to cut the connection, after a client that takes nothing.
-        """
+        """Serves the request. Returns when the reply is written and closed, or the client gone and all of it undone."""
         watcher = self._loop.create_task(self._inbox.watch())
         reply: Reply | StreamReply | None = None
         ending: Ending = "failed"
@@ -149,8 +144,6 @@ class Conversation:
             self._cancelled = False
         finally:
             await self._end(watcher, reply, ending)
-        if ending == "client_gone" and not self._inbox.gone.is_set():
-            raise ConnectionAbortedError("The client took nothing of its answer for too long.")
 
     async def _handled(self, handler: Handler) -> Reply | StreamReply:
         try:
@@ -192,19 +185,8 @@ class Conversation:
 
     async def _put(self, reply: Reply) -> Ending:
         """Writes a whole answer."""
-        body = reply.body
-        length = (b"content-length", b"%d" % len(body))
-        await self._begin(reply.status, reply.headers, length)
-        if len(body) > SLICE:
-            self._last = self._loop.time()
-            self._timer = self._loop.call_later(self._timings.stuck, self._tick)
-            view = memoryview(body)
-            last = (len(body) - 1) // SLICE * SLICE
-            for start in range(0, last, SLICE):
-                await self._write(view[start : start + SLICE])
-            body = bytes(view[last:])
-        await self._finish(body)
-        return "sent"
+        await self._begin(reply.status, reply.headers, (b"content-length", b"%d" % len(reply.body)))
+        return await self._finish(reply.body)
 
     async def _pour(self, reply: StreamReply) -> Ending:
         """Writes an answer in pieces: one chunk in, one write out."""
@@ -229,8 +211,7 @@ class Conversation:
         await self._beaten()
         if not reply.status_sent:
             await self._open(reply)
-        await self._finish(b"")
-        return "sent"
+        return await self._finish(b"")
 
     async def _fail(self, reply: StreamReply, fault: Fault) -> Ending:
         """A fault is a status as long as none was sent, an event of the dialect afterwards."""
@@ -251,37 +232,33 @@ class Conversation:
         fields = [(name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in headers]
         await self._send({"type": "http.response.start", "status": status, "headers": [*fields, *GUARDS, *further]})
 
-    async def _write(self, piece: bytes | memoryview) -> None:
+    async def _write(self, piece: bytes) -> None:
         self._writing = True
         self._last = self._loop.time()
         await self._send({"type": "http.response.body", "body": piece, "more_body": True})
         self._writing = False
         self._last = self._loop.time()
 
-    async def _finish(self, piece: bytes) -> None:
+    async def _finish(self, piece: bytes) -> Ending:
         self._inbox.finishing = self._writing = True
-        self._last = self._loop.time()
         await self._send({"type": "http.response.body", "body": piece, "more_body": False})
+        return "client_gone" if self._inbox.gone.is_set() else "sent"
 
     # --- time
 
     def _tick(self) -> None:
-        """Looks whether the client is due a keep-alive, or takes nothing; sets itself again."""
-        now = self._loop.time()
+        """Looks whether the client is due a keep-alive, and sets itself again."""
         reply = self._streaming
+        if reply is None:
+            return
+        now = self._loop.time()
+        due = self._last + self._timings.keepalive if reply.status_sent else self._hold_until
         if self._writing:
-            due = self._last + self._timings.stuck
-            if now >= due:
-                self._cancel()
-                return
-        elif reply is None:
-            due = now + self._timings.stuck
-        else:
-            due = self._last + self._timings.keepalive if reply.status_sent else self._hold_until
-            if now >= due:
-                self._beat = self._loop.create_task(self._keep_alive(reply))
-                due = now + self._timings.keepalive
-        self._timer = self._loop.call_at(min(due, now + self._timings.keepalive), self._tick)
+            due = now + self._timings.keepalive  # a client that is behind with reading needs none
+        elif now >= due:
+            self._beat = self._loop.create_task(self._keep_alive(reply))
+            due = now + self._timings.keepalive
+        self._timer = self._loop.call_at(due, self._tick)
 
     async def _keep_alive(self, reply: StreamReply) -> None:
         if not reply.status_sent:

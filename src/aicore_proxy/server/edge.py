@@ -39,6 +39,8 @@ class Limits(Struct, frozen=True):
     """For a head, from its first byte."""
     idle: float = 75.0
     """For a connection without a request, new or kept alive; for a closing one until its last bytes are taken."""
+    stuck: float = 600.0
+    """For a client that takes nothing of its answer."""
     held: int = 256 * 1024
     """Of a body that the application has not asked for yet, and of pipelined requests: then reading stops."""
     pipelined: int = 8
@@ -52,6 +54,8 @@ class Limits(Struct, frozen=True):
 HOST = re.compile(rb"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+(?:%25[A-Za-z0-9._~-]+)?\])(?::[0-9]{1,5})?")
 ABSOLUTE = re.compile(rb"[Hh][Tt][Tt][Pp][Ss]?://[^/?#\\@]+(?=[/?]|$)")
 UNFIT_PATH = re.compile(r"[\x00-\x1f\x7f]")
+LOOKS = 4
+"""How often in the time for a stuck client its progress is looked at."""
 CHUNK_OVERHEAD = 16
 """Bytes of chunked framing for each byte of body that are still honest: chunks of one byte take six."""
 
@@ -88,9 +92,11 @@ class EdgeProtocol(asyncio.Protocol):
         "_scheme",
         "_server",
         "_server_state",
+        "_stalled",
         "_target",
         "_timer",
         "_transport",
+        "_unsent",
         "_writable",
         "write_paused",
     )
@@ -135,6 +141,8 @@ class EdgeProtocol(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._reading_paused = False
         self.write_paused = False
+        self._unsent = 0
+        self._stalled = 0
         self._writable: list[asyncio.Future[None]] = []
 
     # --- asyncio's side
@@ -181,13 +189,17 @@ class EdgeProtocol(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self.write_paused = True
+        self._unsent = self._stalled = 0
+        self._expect(self._limits.stuck / LOOKS)
 
     def resume_writing(self) -> None:
         self.write_paused = False
-        waiting, self._writable = self._writable, []
-        for waiter in waiting:
-            if not waiter.done():
-                waiter.set_result(None)
+        self._unsent = 0
+        if self._transport.is_closing():
+            self._leave()  # room, because the transport threw away what nobody will take
+        elif self._current is not None:
+            self._deadline = 0.0
+        self._let_write()
 
     def shutdown(self) -> None:
         """Called by uvicorn's server: answer what has begun, then close."""
@@ -416,7 +428,7 @@ class EdgeProtocol(asyncio.Protocol):
         for exchange in (current, *waiting):
             if exchange is not None:
                 exchange.leave()
-        self.resume_writing()  # whoever waits for room need not wait for what nobody takes
+        self._let_write()  # whoever waits for room need not wait for what nobody takes
 
     def abandon(self, exchange: Exchange) -> None:
         """The application failed in mid-answer: cut the connection, so that nobody takes the answer for whole."""
@@ -486,15 +498,29 @@ class EdgeProtocol(asyncio.Protocol):
             return  # a request is being answered: its times are the application's
         if self._loop.time() < self._deadline:
             self._timer = self._loop.call_at(self._deadline, self._look)
-        elif self._transport.is_closing() or (self._lingering and self._transport.get_write_buffer_size() == 0):
+        elif unsent := self._transport.get_write_buffer_size():
+            self._watch_reader(unsent)
+        elif self._lingering or self._transport.is_closing():
             self._transport.abort()
-        elif self._lingering:
-            self._close()
+        elif self._current is not None:
+            self._deadline = 0.0
         elif self._in_head:
             self._break(refusal(408, f"The request head was not complete after {self._limits.head_time:g} s."))
         else:
             self._drop = True
             self._close()
+
+    def _watch_reader(self, unsent: int) -> None:
+        """Some of an answer is still to be sent: whoever takes of it may be slow, whoever takes nothing is cut off."""
+        if unsent < self._unsent or not self._unsent:
+            self._stalled = 0
+        else:
+            self._stalled += 1
+        self._unsent = unsent
+        if self._stalled >= LOOKS:
+            self._transport.abort()
+        else:
+            self._expect((self._limits.idle if self._current is None else self._limits.stuck) / LOOKS)
 
     # --- flow
 
@@ -503,10 +529,15 @@ class EdgeProtocol(asyncio.Protocol):
 
     async def drained(self) -> None:
         """Returns when the client has taken enough for more to be written, or is gone."""
-        while self.write_paused:
-            waiter = self._loop.create_future()
-            self._writable.append(waiter)
-            await waiter
+        waiter = self._loop.create_future()
+        self._writable.append(waiter)
+        await waiter
+
+    def _let_write(self) -> None:
+        waiting, self._writable = self._writable, []
+        for waiter in waiting:
+            if not waiter.done():
+                waiter.set_result(None)
 
     def _pause_reading(self) -> None:
         if not self._reading_paused and not self._transport.is_closing():

@@ -56,7 +56,7 @@ class Inbox:
     """Reads everything that the server tells of one request. Owned by its conversation, which runs ``watch`` as a task.
 
     Only who reads on learns that a client has left: so ``watch`` reads from the first moment to the last, but for the
-    time in which ``body`` does. ``left`` is called, once, when the client is gone.
+    time in which ``body`` does. ``left`` is called, once, when the client is gone before the answer's last piece.
     """
 
     __slots__ = (
@@ -98,7 +98,7 @@ class Inbox:
         self._left = left
         self.gone = asyncio.Event()
         self.finishing = False
-        """Set before the last piece of the answer is sent: from then on the server says "left" to all."""
+        """Set before the last piece of the answer is sent: from then on there is nothing to stop."""
         self.request: ClientRequest | None = None
         # What the fields say of the body.
         self._length = 0
@@ -129,8 +129,8 @@ class Inbox:
         self._late = False
 
     async def watch(self) -> None:
-        """Reads on. Ends when the client is gone, or the answer done."""
-        while not self.gone.is_set() and not self.finishing:
+        """Reads on until the client is gone."""
+        while not self.gone.is_set():
             while self._reading or (not self._claimed and (self._expects or self._size > UNCLAIMED)):
                 # A client that expects a 100 Continue gets it by being read from: not before its body is wanted
                 self._signal = asyncio.get_running_loop().create_future()
@@ -202,9 +202,10 @@ class Inbox:
 
     def _take(self, message: Message) -> None:
         if message["type"] == "http.disconnect":
-            if not self.finishing and not self.gone.is_set():
+            if not self.gone.is_set():
                 self.gone.set()
-                self._left()
+                if not self.finishing:
+                    self._left()
             return
         piece: bytes = message.get("body", b"")
         if piece and not self._unwanted:

@@ -69,6 +69,7 @@ class Exchange:
     __slots__ = (
         "_chunked",
         "_connection",
+        "_ended",
         "_expects",
         "_left",
         "_pieces",
@@ -99,6 +100,7 @@ class Exchange:
         self.begun = False
         self.answered = False
         self._chunked = False
+        self._ended = False
         self._left: int | None = None
 
     # --- the connection's side
@@ -185,12 +187,17 @@ class Exchange:
             case "http.response.start" if not self.begun:
                 self._begin(message)
                 return
-            case "http.response.body" if self.begun and not self.answered:
-                self._write_body(message.get("body", b""), last=not message.get("more_body", False))
+            case "http.response.body" if self.begun and not self._ended:
+                self._ended = not message.get("more_body", False)
+                self._write_body(message.get("body", b""))
             case kind:
                 raise RuntimeError(f"The application sent {kind} out of turn.")
         if self._connection.write_paused:
             await self._connection.drained()
+        if self._ended and not self.gone:
+            self.answered = True
+            self._wake()
+            self._connection.answered(self)
 
     def _begin(self, message: Message) -> None:
         status: int = message["status"]
@@ -227,22 +234,18 @@ class Exchange:
         self.begun = True
         self._connection.write(block)
 
-    def _write_body(self, body: bytes, *, last: bool) -> None:
+    def _write_body(self, body: bytes) -> None:
         if self.scope["method"] == "HEAD":
             body = b""
         elif self._chunked:
             size = len(body)
             if size:
-                body = b"%x\r\n%b\r\n%b" % (size, body, b"0\r\n\r\n" if last else b"")
-            elif last:
+                body = b"%x\r\n%b\r\n%b" % (size, body, b"0\r\n\r\n" if self._ended else b"")
+            elif self._ended:
                 body = b"0\r\n\r\n"
         elif self._left is not None:
             self._left -= len(body)
-            if self._left < 0 or (last and self._left > 0):
+            if self._left < 0 or (self._ended and self._left > 0):
                 raise RuntimeError("The answer's body does not fit its Content-Length.")
         if body:
             self._connection.write(body)
-        if last:
-            self.answered = True
-            self._wake()
-            self._connection.answered(self)

@@ -129,7 +129,9 @@ def make(prompt: Prompt, script: Script, *, reveals_reasoning: bool = True) -> A
     blocks += calls
     hidden = tokens(THOUGHT) if prompt.thinking and not reveals_reasoning and script.think is None else 0
     answer = Answer(blocks, "calls" if calls else "stop", usage=script.usage is not False, hidden=hidden)
-    _limit(answer, prompt)
+    _stop(answer, prompt)
+    if script.text is None and script.events is None:
+        _limit(answer, prompt)
     if script.finish is not None and script.finish != "stop":
         answer.finish = script.finish
     return answer
@@ -174,8 +176,8 @@ def _text(prompt: Prompt, script: Script, calling: bool) -> Block | None:
     )
 
 
-def _limit(answer: Answer, prompt: Prompt) -> None:
-    """Stop sequences and the limit of tokens, on text; a call that does not fit is left out."""
+def _stop(answer: Answer, prompt: Prompt) -> None:
+    """Stop sequences, in text."""
     for number, block in enumerate(answer.blocks):
         if block.kind != "text" or block.count:
             continue
@@ -185,7 +187,11 @@ def _limit(answer: Answer, prompt: Prompt) -> None:
             block.text = block.text[:end]
             answer.finish = "stop_sequence"
             del answer.blocks[number + 1 :]
-            break
+            return
+
+
+def _limit(answer: Answer, prompt: Prompt) -> None:
+    """The limit of tokens, for answers that no script has told; a call that does not fit is left out."""
     if prompt.max_tokens is None:
         return
     answer.hidden = min(answer.hidden, prompt.max_tokens)
@@ -193,18 +199,12 @@ def _limit(answer: Answer, prompt: Prompt) -> None:
     for number, block in enumerate(answer.blocks):
         used = tokens_of(block)
         if used > left:
-            _shorten(block, left)
+            if block.kind != "call":
+                block.text = block.text.encode()[: 4 * left].decode("utf-8", "ignore")
             del answer.blocks[number + (1 if block.kind != "call" and left > 0 else 0) :]
             answer.finish, answer.stop_sequence = "length", None
             return
         left -= used
-
-
-def _shorten(block: Block, left: int) -> None:
-    if block.count:
-        block.count = max(left * block.count // max(tokens_of(block), 1), 0)
-    elif block.kind != "call":
-        block.text = block.text.encode()[: 4 * left].decode("utf-8", "ignore")
 
 
 def joined(values: Sequence[str]) -> str:

@@ -241,7 +241,7 @@ def _check_tools(body: Mapping[str, Any], deployment: Deployment) -> None:
         if wanted not in names_seen:
             raise error(
                 400,
-                f"Invalid value for 'tool_choice': no function named '{wanted}' was specified in the 'tools' parameter.",
+                f"Invalid value for 'tool_choice': no function named '{wanted}' was specified in 'tools'.",
                 None,
                 "tool_choice",
             )

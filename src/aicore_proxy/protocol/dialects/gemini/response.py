@@ -263,7 +263,7 @@ def decode_fault(status: int, body: Mapping[str, Json]) -> Fault | None:
     code = name if isinstance(name, str) and name not in STATUSES.values() else None
     if name == "DEADLINE_EXCEEDED":
         kind = Kind.TIMEOUT
-    return Fault(kind, message, status=status, retry_after=_delay(error.get("details")))
+    return Fault(kind, message, status=status, code=code, retry_after=_delay(error.get("details")))
 
 
 def _delay(details: Json) -> float | None:
