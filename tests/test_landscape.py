@@ -67,7 +67,7 @@ def test_a_name_that_nobody_serves_is_never_substituted(asked: str) -> None:
 
 
 def test_near_names_are_those_one_may_have_meant() -> None:
-    assert REAL.near("claude-sonet-4-5")[0] == "anthropic--claude-4.5-sonnet"
+    assert REAL.near("claude-sonet-4-5")[0] == "claude-sonnet-4-5"
     assert "gpt-5-mini" in REAL.near("gpt-5-mni")
     assert REAL.near("zzzzzzzz") == []
 

@@ -57,7 +57,11 @@ class Catalog(Struct, frozen=True):
         wanted = next(iter(spellings(name)), name)
         names = dict(self.aliases) | {sap_name: sap_name for sap_name in self.by_name}
         found = difflib.get_close_matches(wanted, names, n=limit * 3, cutoff=0.5)
-        return list(dict.fromkeys(names[match] for match in found))[:limit]
+        # Each model once, in the spelling that came nearest
+        spelled: dict[str, str] = {}
+        for match in found:
+            spelled.setdefault(names[match], match)
+        return list(spelled.values())[:limit]
 
 
 def catalog_of(deployments: Iterable[Deployment], read_at: float = 0.0) -> Catalog:

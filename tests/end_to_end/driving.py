@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
-from tests.end_to_end.asking import simulate
 from tests.end_to_end.conftest import Simulator
 
 FAMILIES = {
@@ -88,10 +87,10 @@ class Talk:
         self.simulator = simulator
         self.mark = f"mark-{secrets.token_hex(8)}"
 
-    def prompt(self, text: str = "Go on.", **script: Any) -> str:
+    def prompt(self, text: str = "Go on.", /, **script: Any) -> str:
         """A prompt with the mark, and with a script if one is given."""
         marked = f"{text} ({self.mark})"
-        return simulate(marked, **script) if script else marked
+        return f"{marked}\nsimulate: {json.dumps(script)}" if script else marked
 
     def received(self, count: int | None = None) -> list[Upstream]:
         """What came up, oldest first; ``count``: so many, or the test fails."""
