@@ -121,7 +121,7 @@ async def one(http: aiohttp.ClientSession, chance: random.Random, statuses: Coun
             if answer.status == 200 and "event-stream" in answer.headers["content-type"]:
                 assert "data:" in text
     except TimeoutError:
-        assert leaves, (path, content)
+        assert leaves, f"no answer in 30 s: {path} {content!r}"
 
 
 @pytest.mark.fuzz

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import base64
 import json
 import math
@@ -123,6 +124,7 @@ async def test_a_conversation_with_every_setting(client: Any, talk: Talk, model:
     assert answer.usage.prompt_tokens > 0
     assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
     assert raw.headers["x-request-id"].startswith("req_")
+    # (OpenAI's user is Claude's metadata.user_id, which Bedrock refuses.)
     dropped = set(filter(None, raw.headers.get("x-aicore-proxy-dropped", "").replace(" ", "").split(",")))
     no_temperature = {"temperature"} if model in ("gpt-5", "claude-opus-5-5") else set()
     assert dropped == no_temperature | by_family(model, gpt=set(), claude={"seed", "metadata"}, gemini={"user"})
@@ -764,18 +766,18 @@ async def test_an_unknown_model_is_not_found(client: Any, talk: Talk) -> None:
         )
 
     assert caught.value.code == "model_not_found"
-    assert "claude-sonnet-4-5" in caught.value.message
+    assert "anthropic--claude-4.5-sonnet" in caught.value.message
     talk.received(0)
 
 
 @pytest.mark.parametrize("model", ["gpt-5"])
 async def test_a_mistake_in_the_request_names_its_place(client: Any, talk: Talk, model: str) -> None:
-    messages = [{"role": "user", "content": [{"type": "text", "text": talk.prompt()}, {"type": "hologram"}]}]
+    messages = [{"role": "wizard", "content": talk.prompt()}]
 
     with pytest.raises(openai.BadRequestError) as caught:
         await done(client.chat.completions.create(model=model, messages=messages))
 
-    assert "hologram" in caught.value.message
+    assert "wizard" in caught.value.message
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -819,6 +821,7 @@ async def free(simulator: Simulator, seconds: float = 1.0) -> None:
     started = time.monotonic()
     while simulator.state()["open"]:
         assert time.monotonic() - started < seconds, "the upstream was not freed"
+        gc.collect()  # a stream of the SDK refers to itself: one that is dropped ends when it is collected
         await asyncio.sleep(0.01)
 
 
