@@ -766,7 +766,7 @@ async def test_an_unknown_model_is_not_found(client: Any, talk: Talk) -> None:
         )
 
     assert caught.value.code == "model_not_found"
-    assert "anthropic--claude-4.5-sonnet" in caught.value.message
+    assert "claude-sonnet-4-5" in caught.value.message
     talk.received(0)
 
 
