@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 import ssl
 import struct
@@ -17,6 +18,8 @@ from typing import Protocol, cast
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import httptools
+
+log = logging.getLogger("aicore_proxy.simulator")
 
 WRITE_HIGH_WATER = 64 * 1024
 BODY_LIMIT = 512 * 1024 * 1024
@@ -237,6 +240,12 @@ class Connection(asyncio.Protocol):
         try:
             await self._server.application(request, reply)
         except Disconnected:
+            self.close()
+            return
+        except Exception:
+            # A request behind it on this connection would otherwise wait for ever
+            log.exception("The simulator failed at %s %s", request.method, request.path)
+            self.close(reset=True)
             return
         if not reply.ended or not request.keep_alive:
             self.close()
