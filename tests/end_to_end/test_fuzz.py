@@ -140,19 +140,18 @@ async def test_no_input_makes_a_5xx_of_our_own_and_memory_does_not_grow(tmp_path
         connector = aiohttp.TCPConnector(limit=0)
         async with aiohttp.ClientSession(proxy.url, connector=connector, headers=headers) as http:
             while time.monotonic() < ends:
+                await asyncio.gather(*(one(http, random.Random(chance.random()), statuses, stalled) for _ in range(32)))
+                sizes.append(process.memory_info().rss)
                 if stalled:
                     # Known, to be mended: some mutated request blocks the simulator's loop; the proxy must still live
                     assert proxy.http.get("/health").status_code == 200
                     pytest.xfail(f"the simulator stopped answering: {stalled}")
-                await asyncio.gather(*(one(http, random.Random(chance.random()), statuses, stalled) for _ in range(32)))
-                sizes.append(process.memory_info().rss)
         assert simulator.wait_until_free(5) < 2
         await asyncio.sleep(1)
         assert "aicore_proxy_in_flight_requests 0.0" in proxy.http.get("/metrics").text
         assert "Traceback" not in "".join(proxy.lines)
 
     print(f"\n{sum(statuses.values())} requests: {dict(sorted(statuses.items()))}")
-    assert not stalled
     assert sum(statuses.values()) > 10 * SECONDS
     assert statuses[200] > 0
     assert statuses[400] > 0
