@@ -103,7 +103,7 @@ def content_of(chance: random.Random, asked: dict[str, Any]) -> bytes:
             return content
 
 
-async def one(http: aiohttp.ClientSession, chance: random.Random, statuses: Counter[int], stalled: list[str]) -> None:
+async def one(http: aiohttp.ClientSession, chance: random.Random, statuses: Counter[int]) -> None:
     asked = requests(chance)
     path = (
         asked["path"]
@@ -121,8 +121,7 @@ async def one(http: aiohttp.ClientSession, chance: random.Random, statuses: Coun
             if answer.status == 200 and "event-stream" in answer.headers["content-type"]:
                 assert "data:" in text
     except TimeoutError:
-        if not leaves:
-            stalled.append(f"{path} {content!r}")
+        assert leaves, f"no answer in 30 s: {path} {content!r}"
 
 
 @pytest.mark.fuzz
@@ -134,18 +133,13 @@ async def test_no_input_makes_a_5xx_of_our_own_and_memory_does_not_grow(tmp_path
         chance = random.Random(SEED)
         statuses: Counter[int] = Counter()
         sizes: list[int] = []
-        stalled: list[str] = []
         ends = time.monotonic() + SECONDS
         headers = {"Authorization": f"Bearer {proxy.key}", "Content-Type": "application/json"}
         connector = aiohttp.TCPConnector(limit=0)
         async with aiohttp.ClientSession(proxy.url, connector=connector, headers=headers) as http:
             while time.monotonic() < ends:
-                await asyncio.gather(*(one(http, random.Random(chance.random()), statuses, stalled) for _ in range(32)))
+                await asyncio.gather(*(one(http, random.Random(chance.random()), statuses) for _ in range(32)))
                 sizes.append(process.memory_info().rss)
-                if stalled:
-                    # Known, to be mended: some mutated request blocks the simulator's loop; the proxy must still live
-                    assert proxy.http.get("/health").status_code == 200
-                    pytest.xfail(f"the simulator stopped answering: {stalled}")
         assert simulator.wait_until_free(5) < 2
         await asyncio.sleep(1)
         assert "aicore_proxy_in_flight_requests 0.0" in proxy.http.get("/metrics").text

@@ -198,6 +198,7 @@ def test_wire_azure_only_function_tools_are_let_through(tenant: Tenant) -> None:
         ({"messages": [user([{"type": "image", "source": {}}])]}, "Invalid value: 'image'"),
         ({"top_k": 3}, "Unrecognized request argument supplied: top_k"),
         ({"stop": ["a", "b", "c", "d", "e"]}, "maximum length 4"),
+        ({"n": 2**70}, "Expected a value <= 128"),
         ({"tools": []}, "empty array"),
         ({"tool_choice": "auto"}, "only allowed when 'tools' are specified"),
         ({"parallel_tool_calls": False}, "only allowed when 'tools' are specified"),

@@ -164,7 +164,7 @@ def _tool(tool: Mapping[str, msgspec.Raw], amending: Amending) -> Mapping[str, J
                 amending.lost(f"tools.{name}")
         edited = {name: raw for name, raw in tool.items() if name in TOOL}
     control = tool.get("cache_control")
-    if control is not None and b'"scope"' in bytes(control):
+    if control is not None and bytes(control)[:1] == b"{" and b'"scope"' in bytes(control):
         mark = without(msgspec.json.decode(control), MARK, "cache_control", amending)
         edited = {**edited, "cache_control": mark}
     schema = _schema(tool.get("input_schema"))

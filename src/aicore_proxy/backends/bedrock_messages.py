@@ -19,7 +19,14 @@ from aicore_proxy.protocol.seal import WRAPPED
 Block = Mapping[str, Json]
 Message = Mapping[str, Json]
 
-MARKABLE = frozenset({"text", "image", "document", "search_result", "tool_use", "tool_result"})
+MARKABLE = (
+    "text",
+    "image",
+    "document",
+    "search_result",
+    "tool_use",
+    "tool_result",
+)  # compared, not hashed: a kind is what the client sent
 
 _list = msgspec.json.Decoder(list[Raw])
 _members = msgspec.json.Decoder(dict[str, Raw])

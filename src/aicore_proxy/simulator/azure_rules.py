@@ -55,6 +55,7 @@ _KNOWN = frozenset(
 _ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _PARTS = frozenset({"text", "image_url", "input_audio", "file", "refusal"})
+MOST_CHOICES = 128
 CALL_ID_LIMIT = 40
 
 
@@ -103,6 +104,23 @@ def _check_parameters(body: Mapping[str, Any], deployment: Deployment, switches:
             "invalid_parameter_combination",
             None,
         )
+    _check_decimals(body)
+    _check_integers(body)
+    _check_stop(body.get("stop"))
+    if body.get("stream_options") is not None and body.get("stream") is not True:
+        raise error(
+            400, "The 'stream_options' parameter is only allowed when 'stream' is enabled.", None, "stream_options"
+        )
+    if body.get("stream") not in (None, True, False):
+        raise error(
+            400,
+            f"Invalid type for 'stream': expected a boolean, but got {_type(body['stream'])} instead.",
+            "invalid_type",
+            "stream",
+        )
+
+
+def _check_decimals(body: Mapping[str, Any]) -> None:
     for name, low, high in (
         ("temperature", 0, 2),
         ("top_p", 0, 1),
@@ -127,23 +145,37 @@ def _check_parameters(body: Mapping[str, Any], deployment: Deployment, switches:
                 "decimal_out_of_range",
                 name,
             )
-    for name in ("max_tokens", "max_completion_tokens", "n"):
+
+
+def _check_integers(body: Mapping[str, Any]) -> None:
+    for name, most in (("max_tokens", None), ("max_completion_tokens", None), ("n", MOST_CHOICES)):
         value = body.get(name)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int):
             raise error(
                 400,
                 f"Invalid type for '{name}': expected an integer, but got {_type(value)} instead.",
                 "invalid_type",
                 name,
             )
-        if value is not None and value < 1:
+        if value < 1:
             raise error(
                 400,
                 f"Invalid '{name}': integer below minimum value. Expected a value >= 1, but got {value} instead.",
                 "integer_below_min_value",
                 name,
             )
-    stop = body.get("stop")
+        if most is not None and value > most:
+            raise error(
+                400,
+                f"Invalid '{name}': integer above maximum value. Expected a value <= {most}, but got {value} instead.",
+                "integer_above_max_value",
+                name,
+            )
+
+
+def _check_stop(stop: Any) -> None:
     if stop is not None and not all(isinstance(text, str) for text in (stop if isinstance(stop, list) else [stop])):
         raise error(400, "Invalid type for 'stop': expected a string or an array of strings.", "invalid_type", "stop")
     if isinstance(stop, list) and len(stop) > 4:
@@ -153,17 +185,6 @@ def _check_parameters(body: Mapping[str, Any], deployment: Deployment, switches:
             f"with length {len(stop)} instead.",
             "array_above_max_length",
             "stop",
-        )
-    if body.get("stream_options") is not None and body.get("stream") is not True:
-        raise error(
-            400, "The 'stream_options' parameter is only allowed when 'stream' is enabled.", None, "stream_options"
-        )
-    if body.get("stream") not in (None, True, False):
-        raise error(
-            400,
-            f"Invalid type for 'stream': expected a boolean, but got {_type(body['stream'])} instead.",
-            "invalid_type",
-            "stream",
         )
 
 

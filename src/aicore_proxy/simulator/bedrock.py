@@ -33,6 +33,9 @@ def operation(request: Request, rest: str, body: Mapping[str, Any], setting: Set
             return None
 
 
+LONGEST_VECTOR = 1024
+
+
 class Titan:
     """One ``POST /invoke`` of a Titan embedding model."""
 
@@ -59,17 +62,19 @@ class Titan:
                 400,
                 "Malformed input request: expected minLength: 1, actual: 0, please reformat your input and try again.",
             )
+        self._size = self._body.get("dimensions") or (self._body.get("embeddingConfig") or {}).get(
+            "outputEmbeddingLength", LONGEST_VECTOR
+        )
+        if not isinstance(self._size, int) or not 1 <= self._size <= LONGEST_VECTOR:
+            raise aws_error(400, f"Malformed input request: {self._size} is not a valid size of an embedding.")
         self.prompt.input_tokens = tokens(self._body["inputText"])
 
     def reveals_reasoning(self) -> bool:
         return False
 
     def whole(self, answer: Answer) -> bytes:
-        config = self._body.get("embeddingConfig") or {}
-        size = self._body.get("dimensions") or config.get("outputEmbeddingLength") or 1024
-        return encode(
-            {"embedding": vector(self._body["inputText"], size), "inputTextTokenCount": self.prompt.input_tokens}
-        )
+        values = vector(self._body["inputText"], self._size)
+        return encode({"embedding": values, "inputTextTokenCount": self.prompt.input_tokens})
 
     def frames(self, answer: Answer) -> Iterator[Frame]:
         return iter(())

@@ -204,20 +204,23 @@ class Embed:
         self._read()
         if not self._texts or not all(self._texts):
             raise error(400, "The text content is empty.")
+        longest = dimensions(self._setting.deployment.model)
+        size = get(self._body.get("parameters") or self._body, "outputDimensionality") or longest
+        if not isinstance(size, int) or not 1 <= size <= longest:
+            raise error(400, f"The output dimensionality must be between 1 and {longest}.")
+        self._size = size
         self.prompt.input_tokens = sum(tokens(text) for text in self._texts)
 
     def reveals_reasoning(self) -> bool:
         return False
 
     def whole(self, answer: Answer) -> bytes:
-        parameters = self._body.get("parameters") or self._body
-        size = get(parameters, "outputDimensionality") or dimensions(self._setting.deployment.model)
         if self._verb == "embedContent":
-            return encode({"embedding": {"values": vector(self._texts[0], size)}})
+            return encode({"embedding": {"values": vector(self._texts[0], self._size)}})
         predictions = [
             {
                 "embeddings": {
-                    "values": vector(text, size),
+                    "values": vector(text, self._size),
                     "statistics": {"token_count": tokens(text), "truncated": False},
                 }
             }

@@ -18,8 +18,8 @@ THOUGHTS = ("reasoning_content", "reasoning", "reasoning_details", "thinking_blo
 FOREIGN = (*THOUGHTS, "provider_specific_fields", "cache_control")
 """Members that OpenAI knows nowhere in a message."""
 
-THINKING_PARTS = frozenset({"thinking", "redacted_thinking", "reasoning"})
-"""Content parts that hold thoughts."""
+THINKING_PARTS = ("thinking", "redacted_thinking", "reasoning")
+"""Content parts that hold thoughts. Compared, not hashed: a client's `type` may be anything."""
 
 _NEEDLES = (b'"reasoning', b'"thinking', b'"redacted_thinking"', b'"provider_specific_fields"', b'"cache_control"')
 """What one of the above holds, in few searches: each costs 5 ms over 20 MB."""
