@@ -88,7 +88,6 @@ class Gateway:
         seals: SealKeeper,
         body_limit: int,
         deadline: float,
-        keep_serving: Callable[[], bool] = lambda: True,
     ) -> None:
         self._keys = keys
         self._landscape = landscape
@@ -97,7 +96,6 @@ class Gateway:
         self._seals = seals
         self._body_limit = body_limit
         self._deadline = deadline
-        self._keep_serving = keep_serving
         self._started = int(time.time())
 
     async def generate(self, request: ClientRequest, endpoint: Endpoint) -> Reply | StreamReply:
@@ -163,8 +161,6 @@ class Gateway:
     async def _call(
         self, request: ClientRequest, endpoint: Endpoint, caller: Caller, envelope: Envelope, *, embeds: bool = False
     ) -> Call:
-        if not self._keep_serving():
-            raise Fault(Kind.OVERLOADED, "The proxy is shutting down.", code="shutting_down", retry_after=1)
         sap_model = await self._resolved(envelope)
         return Call(
             request_id=request.request_id,

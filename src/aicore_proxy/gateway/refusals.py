@@ -8,14 +8,13 @@ import msgspec
 
 from aicore_proxy.gateway.exchange import Fields, Reply
 from aicore_proxy.protocol.dialects import Dialect
+from aicore_proxy.protocol.envelope import Envelope
 from aicore_proxy.protocol.fault import Fault, Kind
 
 # Where nobody said when to come back. Codex gives up at once on a 429 without a Retry-After; SAP's windows are minutes
 UNTOLD = {Kind.RATE_LIMITED: 10.0, Kind.OVERLOADED: 5.0}
 LONG_WAIT = 60.0
 JSON: Fields = (("content-type", "application/json"),)
-
-_members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 def refusal(dialect: Dialect, fault: Fault, request_id: str) -> Reply:
@@ -38,13 +37,13 @@ def _original(dialect: Dialect, fault: Fault, request_id: str) -> bytes | None:
     if fault.upstream is None or fault.upstream.dialect != dialect.name:
         return None
     try:
-        members = _members.decode(fault.upstream.body)
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        envelope = Envelope.parse(fault.upstream.body)
+    except Fault:
         return None
-    if not bytes(members.get("error", msgspec.Raw(b""))).lstrip().startswith(b"{"):
+    # Shapes of SAP's own layers (``error`` a string, a bare ``message``) are none that the dialect's clients know
+    if "error" not in envelope.members or not bytes(envelope.members["error"]).startswith(b"{"):
         return None
-    members["request_id"] = msgspec.Raw(msgspec.json.encode(request_id))
-    return msgspec.json.encode(members)
+    return envelope.spliced(put={"request_id": msgspec.json.encode(request_id)})
 
 
 def _retry(fault: Fault) -> Fields:

@@ -105,6 +105,7 @@ class Proxy:
 
     def _application(self) -> ASGIApp:
         settings = self.settings
+        observer = Telemetry(self.metrics)
         attempts = Attempts(
             router=Router(RoundRobin(), settings.max_attempts),
             backends=BACKENDS,
@@ -112,7 +113,7 @@ class Proxy:
             dialects=DIALECTS,
             tokens=self._tokens,
             upstream=self._upstream,
-            observer=Telemetry(self.metrics),
+            observer=observer,
             patience=Patience(
                 settings.connect_timeout,
                 settings.first_byte_timeout,
@@ -125,7 +126,7 @@ class Proxy:
             keys=self._keys,
             landscape=self.landscape,
             attempts=attempts,
-            observer=Telemetry(self.metrics),
+            observer=observer,
             seals=SealKeeper(),
             body_limit=settings.body_limit,
             deadline=settings.deadline,
