@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
+import time
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,33 @@ def test_it_announces_itself_and_ends_with_its_standard_input() -> None:
     assert process.wait(10) == 0
     with pytest.raises(OSError, match="refused"):
         urllib.request.urlopen(url, timeout=1)
+
+
+def test_it_ends_with_a_parent_that_was_killed(tmp_path: Path) -> None:
+    inner = (
+        f"import subprocess, sys, time; p = subprocess.Popen({[*MODULE, '--announce']!r}, "
+        "stdin=sys.stdin); print(p.pid, flush=True); time.sleep(60)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", inner], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    assert "url" in parent.stdout.readline()
+
+    parent.kill()
+    parent.wait()
+
+    deadline = time.monotonic() + 10
+    while _alive(child):
+        assert time.monotonic() < deadline, "the simulator outlived its parent"
+        time.sleep(0.05)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return "Z" not in Path(f"/proc/{pid}/stat").read_text().split(")")[1].split()[0] if Path("/proc").exists() else True
 
 
 def test_sigterm_ends_it_with_streams_open() -> None:

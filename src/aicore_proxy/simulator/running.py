@@ -156,6 +156,9 @@ def serve(
     """Serves until SIGINT or SIGTERM; with ``announce`` prints one JSON line when ready and ends with its parent or
     when standard input closes. Raises OSError."""
 
+    # Taken before anything is announced: whoever reads the announcement may be gone a moment later
+    parent_id = os.getppid()
+
     async def run() -> None:
         simulator = Simulator(landscape, seed=seed, fast=fast)
         url = await simulator.start(host, port, tls)
@@ -167,7 +170,7 @@ def serve(
             sys.stdout.write(json.dumps({"url": url}) + "\n")
             watch = threading.Thread(target=_until_orphaned, args=(loop, stop), daemon=True)
             watch.start()
-            parent = loop.create_task(_until_adopted(os.getppid(), stop))
+            parent = loop.create_task(_until_adopted(parent_id, stop))
         else:
             sys.stdout.write(f"SAP AI Core simulator: {url}\nService keys: {url}/_simulator/service-keys\n")
             parent = None
