@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import fnmatch
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from msgspec import Struct, field
 
@@ -33,29 +34,47 @@ class Deployment(Struct, frozen=True):
         return f"{self.subaccount}/{self.id}"
 
 
+class Naming(Struct, frozen=True):
+    """The operator's say over names. ``aliases``: a client's name -> the model it stands for, in any spelling; they
+    hold even where a model of that name is deployed. ``include``, ``exclude``: patterns of the models that are served
+    (see ``admitted``)."""
+
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+
 class Catalog(Struct, frozen=True):
-    """All models and their deployments at one moment. ``by_name``: SAP's model name -> its deployments, in a stable
-    order. ``aliases``: any other spelling -> SAP's name. ``read_at``: monotonic seconds."""
+    """All models and their deployments at one moment; ``catalog_of`` makes one.
+
+    ``by_name``: SAP's model name -> its deployments, in a stable order. ``aliases``: any other spelling -> SAP's name.
+    ``pinned``: names that the operator gave to deployments by their ids -> those that run, all of one model.
+    ``lookup``: all of these and the operator's aliases in lower case, the operator's first. ``read_at``: monotonic
+    seconds."""
 
     by_name: Mapping[str, tuple[Deployment, ...]] = field(default_factory=dict)
     aliases: Mapping[str, str] = field(default_factory=dict)
     read_at: float = 0.0
+    pinned: Mapping[str, tuple[Deployment, ...]] = field(default_factory=dict)
+    naming: Naming = Naming()
+    lookup: Mapping[str, tuple[Deployment, ...]] = field(default_factory=dict)
 
     def resolve(self, name: str) -> str | None:
-        """SAP's model name for what a client calls it, or None. Never another model than the one named."""
-        if name in self.by_name:
-            return name
-        for spelling in spellings(name):
-            if spelling in self.by_name:
-                return spelling
-            if (sap_name := self.aliases.get(spelling)) is not None:
-                return sap_name
-        return None
+        """SAP's model name for what a client calls it, or None. Never another model than the one named, unless the
+        operator named it so."""
+        serving = self.serving(name)
+        return serving[0].model if serving else None
+
+    def serving(self, name: str) -> tuple[Deployment, ...]:
+        """The deployments for what a client calls a model, all of the same model: those of an alias, else those pinned
+        to the name, else all of the model's; none where nobody serves it."""
+        return found_by(name, self.lookup)
 
     def near(self, name: str, limit: int = 5) -> list[str]:
         """Names that a client may have meant, nearest first."""
+        own = {given.strip().lower() for given in (*self.pinned, *self.naming.aliases)}
+        names = {spelled: spelled if spelled in own else ways[0].model for spelled, ways in self.lookup.items() if ways}
         wanted = next(iter(spellings(name)), name)
-        names = dict(self.aliases) | {sap_name: sap_name for sap_name in self.by_name}
         found = difflib.get_close_matches(wanted, names, n=limit * 3, cutoff=0.5)
         # Each model once, in the spelling that came nearest
         spelled: dict[str, str] = {}
@@ -63,19 +82,82 @@ class Catalog(Struct, frozen=True):
             spelled.setdefault(names[match], match)
         return list(spelled.values())[:limit]
 
+    def deployments(self) -> tuple[Deployment, ...]:
+        """All deployments, each once."""
+        return tuple(dict.fromkeys(d for ways in (*self.by_name.values(), *self.pinned.values()) for d in ways))
 
-def catalog_of(deployments: Iterable[Deployment], read_at: float = 0.0) -> Catalog:
-    """The Catalog of ``deployments``; each model's are interleaved over its subaccounts, so that turns alternate."""
-    models: dict[str, dict[str, list[Deployment]]] = {}
-    for deployment in sorted(deployments, key=lambda d: (d.subaccount, d.resource_group, d.id)):
-        models.setdefault(deployment.model, {}).setdefault(deployment.subaccount, []).append(deployment)
-    by_name = {model: tuple(interleaved(list(per.values()))) for model, per in sorted(models.items())}
+    def alias_target(self, name: str) -> str | None:
+        """What the operator's alias ``name`` stands for, None where it is none."""
+        own = {alias.strip().lower(): target for alias, target in self.naming.aliases.items()}
+        return next((own[spelling] for spelling in spellings(name) if spelling in own), None)
+
+    def unserved_aliases(self) -> dict[str, str]:
+        """The operator's aliases whose model nobody serves: alias -> model."""
+        return {alias: target for alias, target in self.naming.aliases.items() if not self.serving(alias)}
+
+    def narrowed(self, keep: Callable[[Deployment], bool]) -> Catalog:
+        """The Catalog of those deployments only, with the same names."""
+        kept = [deployment for ways in self.by_name.values() for deployment in ways if keep(deployment)]
+        pinned = {name: [d for d in ways if keep(d)] for name, ways in self.pinned.items()}
+        return catalog_of(kept, self.read_at, self.naming, pinned)
+
+
+def catalog_of(
+    deployments: Iterable[Deployment],
+    read_at: float = 0.0,
+    naming: Naming = Naming(),  # noqa: B008 - frozen
+    pinned: Mapping[str, Iterable[Deployment]] | None = None,
+) -> Catalog:
+    """The Catalog of ``deployments``, less those that ``naming`` does not admit; each model's are interleaved over its
+    subaccounts, so that turns alternate. ``pinned``: names given to deployments, each name's all of one model; a name
+    is admitted by itself or by its model."""
+    models: dict[str, list[Deployment]] = {}
+    for deployment in deployments:
+        if admitted((deployment.model,), naming.include, naming.exclude):
+            models.setdefault(deployment.model, []).append(deployment)
+    by_name = {model: spread(models[model]) for model in sorted(models)}
     aliases: dict[str, str] = {}
     for model in by_name:
         for alias in aliases_of(model):
             if alias not in by_name:
                 aliases.setdefault(alias, model)
-    return Catalog(by_name, aliases, read_at)
+    named = {
+        name: spread(ways)
+        for name, given in (pinned or {}).items()
+        if (ways := list(given)) and admitted((name, ways[0].model), naming.include, naming.exclude)
+    }
+    lookup = {alias: by_name[model] for alias, model in aliases.items()} | by_name
+    lookup |= {spelled.strip().lower(): ways for spelled, ways in (*by_name.items(), *named.items())}
+    # An alias of an alias is none, and one that leads nowhere stays in the table: it means nothing else
+    lookup |= {alias.strip().lower(): found_by(target, lookup) for alias, target in naming.aliases.items()}
+    return Catalog(by_name, aliases, read_at, named, naming, lookup)
+
+
+def found_by(name: str, lookup: Mapping[str, tuple[Deployment, ...]]) -> tuple[Deployment, ...]:
+    """What the most literal spelling of ``name`` leads to."""
+    if (found := lookup.get(name)) is not None:
+        return found
+    return next((found for spelling in spellings(name) if (found := lookup.get(spelling)) is not None), ())
+
+
+def admitted(names: Iterable[str], include: Sequence[str], exclude: Sequence[str]) -> bool:
+    """Whether patterns (``*``, ``?``, ``[…]``; case does not matter) let a model through that goes by ``names``: one of
+    ``include`` where there are any, and none of ``exclude``. A pattern may be written for any spelling: ``claude-*``
+    meets ``anthropic--claude-4.5-sonnet``."""
+    every = {s.lower() for name in names for s in (name, name.partition("--")[2] or name, *aliases_of(name))}
+
+    def met(patterns: Sequence[str]) -> bool:
+        return any(fnmatch.fnmatchcase(spelled, pattern.strip().lower()) for pattern in patterns for spelled in every)
+
+    return (not include or met(include)) and not met(exclude)
+
+
+def spread(deployments: Iterable[Deployment]) -> tuple[Deployment, ...]:
+    """Deployments of one model in a stable order, the subaccounts alternating."""
+    per: dict[str, list[Deployment]] = {}
+    for deployment in sorted(deployments, key=lambda d: (d.subaccount, d.resource_group, d.id)):
+        per.setdefault(deployment.subaccount, []).append(deployment)
+    return tuple(interleaved(list(per.values())))
 
 
 def interleaved(groups: Sequence[Sequence[Deployment]]) -> Iterable[Deployment]:

@@ -22,7 +22,7 @@ from aicore_proxy.gateway.keys import Caller, Keys
 from aicore_proxy.gateway.record import Observer, Record
 from aicore_proxy.gateway.refusals import JSON, ids, refusal
 from aicore_proxy.gateway.seals import SealKeeper
-from aicore_proxy.landscape import Catalog, Deployment, catalog_of
+from aicore_proxy.landscape import Catalog, Deployment
 from aicore_proxy.protocol.dialects import Decoding, Dialect
 from aicore_proxy.protocol.envelope import Envelope
 from aicore_proxy.protocol.fault import Fault, Kind
@@ -65,13 +65,13 @@ class Landscape:
 
     def publish(self, catalog: Catalog) -> None:
         """A new catalog was read. What cannot be served is left out, with one log line per model."""
-        deployments = [d for ways in catalog.by_name.values() for d in ways]
+        deployments = catalog.deployments()
         reasons = {d: unserved(d) for d in deployments}
         for deployment, reason in reasons.items():
             if reason and deployment.model not in self._left_out:
                 self._left_out.add(deployment.model)
                 log.info("The model %s is left out: %s.", deployment.model, reason)
-        self.catalog = catalog_of([d for d, reason in reasons.items() if reason is None], catalog.read_at)
+        self.catalog = catalog.narrowed(lambda d: reasons[d] is None)
         self.discovered = self.discovered or bool(deployments)
 
 
@@ -120,7 +120,7 @@ class Gateway:
         try:
             self._keys.authenticate(request)
             envelope = Envelope.parse(await request.body(self._body_limit))
-            model = await self._resolved(envelope)
+            model = (await self._serving(envelope))[0].model
             betas = beta_values(request)
             asked = endpoint.dialect.decode_request(envelope.decoded(), Decoding(betas=betas))
             tokens = await counting.estimate(asked, profile_of(model).family)
@@ -161,15 +161,15 @@ class Gateway:
     async def _call(
         self, request: ClientRequest, endpoint: Endpoint, caller: Caller, envelope: Envelope, *, embeds: bool = False
     ) -> Call:
-        sap_model = await self._resolved(envelope)
+        deployments = await self._serving(envelope)
         return Call(
             request_id=request.request_id,
             caller=caller,
             dialect=endpoint.dialect,
             envelope=envelope,
             model=envelope.get("model", str) or "",
-            sap_model=sap_model,
-            deployments=self._landscape.catalog.by_name[sap_model],
+            sap_model=deployments[0].model,
+            deployments=deployments,
             stream=not embeds and (envelope.get("stream", bool) or False),
             deadline=request.received + self._deadline,
             seals=self._seals,
@@ -178,20 +178,20 @@ class Gateway:
             embeds=embeds,
         )
 
-    async def _resolved(self, envelope: Envelope) -> str:
-        """SAP's name of the model asked for. Looks at SAP again, if it has not lately, before it says no."""
+    async def _serving(self, envelope: Envelope) -> tuple[Deployment, ...]:
+        """The deployments of the model asked for. Looks at SAP again, if it has not lately, before it says no."""
         name = envelope.get("model", str)
         if not name:
             raise Fault(Kind.MALFORMED, "The member 'model' is missing: name the model to use.", param="model")
-        if (model := self._landscape.catalog.resolve(name)) is None:
+        if not (serving := self._landscape.catalog.serving(name)):
             await self._landscape.look_again(5.0)
-            model = self._landscape.catalog.resolve(name)
-        if model is None and not self._landscape.discovered:
+            serving = self._landscape.catalog.serving(name)
+        if not serving and not self._landscape.discovered:
             words = "No deployment is known yet: looking for them at SAP AI Core has not succeeded."
             raise Fault(Kind.OVERLOADED, words, code="not_ready")
-        if model is None:
+        if not serving:
             raise listing.unknown_model(name, self._landscape.catalog)
-        return model
+        return serving
 
     def _listed(self, request: ClientRequest, dialect: Dialect, name: str | None) -> object:
         catalog = self._landscape.catalog

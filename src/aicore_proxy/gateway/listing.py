@@ -11,8 +11,9 @@ LIST_LIMIT = 1000
 
 
 def names(catalog: Catalog) -> list[str]:
-    """The names that clients may pick: the vendor's usual one (Claude's differs from SAP's) and SAP's own."""
-    listed: dict[str, None] = {}
+    """The names that clients may pick: the operator's, as far as they are served, then for each model the vendor's
+    usual one (Claude's differs from SAP's) and SAP's own."""
+    listed = dict.fromkeys(name for name in (*catalog.naming.aliases, *catalog.pinned) if catalog.serving(name))
     for model in catalog.by_name:
         if model.startswith("anthropic--"):
             listed |= dict.fromkeys(alias for alias in aliases_of(model)[:1] if catalog.resolve(alias) == model)
@@ -60,15 +61,22 @@ def resolved(name: str, catalog: Catalog) -> str:
 
 def unknown_model(name: str, catalog: Catalog) -> Fault:
     """The 404 for a model that no deployment serves; never another model in its place."""
-    shown = name if len(name) <= 128 else f"{name[:125]}..."
-    if not catalog.by_name:
+    wanted = catalog.alias_target(name)
+    shown = (
+        f"'{shortened(name)}'" if wanted is None else f"'{shortened(wanted)}' (for which '{shortened(name)}' stands)"
+    )
+    if not catalog.lookup:
         hint = "No model is deployed in the connected subaccounts."
-    elif near := catalog.near(name[:256]):
+    elif near := catalog.near((wanted or name)[:256]):
         hint = f"Did you mean {', '.join(near)}?"
     else:
         hint = "GET /v1/models lists the deployed models."
-    words = f"The model '{shown}' does not exist or has no running deployment. {hint}"
+    words = f"The model {shown} does not exist or has no running deployment. {hint}"
     return Fault(Kind.MODEL_NOT_FOUND, words, code="model_not_found", param="model")
+
+
+def shortened(name: str) -> str:
+    return name if len(name) <= 128 else f"{name[:125]}..."
 
 
 def owner(model: str) -> str:
