@@ -53,13 +53,15 @@ DEFAULT_TIMEOUTS = Timeouts()
 
 class UpstreamRequest(Struct, frozen=True):
     """One request. ``url`` is absolute and already encoded; ``headers`` are all that is sent, but for Host,
-    Content-Length and defaults for Accept, Accept-Encoding (identity) and User-Agent."""
+    Content-Length and defaults for Accept, Accept-Encoding (identity) and User-Agent. ``tls``: instead of the client's
+    own, for a request that shows a client certificate; its connections are not shared with others."""
 
     method: str
     url: str
     headers: tuple[tuple[str, str], ...] = ()
     body: bytes | None = None
     timeouts: Timeouts = DEFAULT_TIMEOUTS
+    tls: ssl.SSLContext | None = None
 
 
 class Phase(Enum):
@@ -277,6 +279,7 @@ class AiohttpUpstream:
                 allow_redirects=False,
                 timeout=timeout,
                 proxy=self._proxies.towards(url) or None,
+                ssl=request.tls if request.tls is not None else True,
             )
         except BaseException as error:
             exchange.abort()

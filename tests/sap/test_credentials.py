@@ -155,11 +155,11 @@ def test_every_problem_is_named_with_file_and_member_and_no_value(tmp_path: Path
         find_service_keys({"AICORE_PROXY_SERVICE_KEYS": str(folder)}, tmp_path)
     problems = [problem.removeprefix(f"{folder}/") for problem in caught.value.problems]
     assert problems == [
-        "a.json: url is not an http(s) URL",
-        "a.json: clientid is missing",
         "b.json is not valid JSON",
         "c.json is not a JSON object",
-        "d.json: clientsecret is missing (X.509 credentials alone are not supported yet)",
+        "a.json: url is not an http(s) URL",
+        "a.json: clientid is missing",
+        "d.json: key is missing",
     ]
     assert SECRET not in str(caught.value)
 

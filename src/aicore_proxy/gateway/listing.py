@@ -65,7 +65,7 @@ def unknown_model(name: str, catalog: Catalog) -> Fault:
     shown = (
         f"'{shortened(name)}'" if wanted is None else f"'{shortened(wanted)}' (for which '{shortened(name)}' stands)"
     )
-    if not catalog.lookup:
+    if not catalog.deployments():
         hint = "No model is deployed in the connected subaccounts."
     elif near := catalog.near((wanted or name)[:256]):
         hint = f"Did you mean {', '.join(near)}?"

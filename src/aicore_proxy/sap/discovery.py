@@ -10,14 +10,18 @@ import logging
 import random
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import msgspec
 from msgspec import Struct
 
-from aicore_proxy.landscape import Catalog, Deployment, catalog_of
+from aicore_proxy.landscape import Catalog, Deployment, Naming, catalog_of
+from aicore_proxy.sap import snapshot
 from aicore_proxy.sap.ai_api import DEFAULT_GROUP, AiApi, AiApiError, fallback_groups
+from aicore_proxy.sap.scope import Pin, Scope, chosen, missing
 from aicore_proxy.tasks import Supervisor
 
 log = logging.getLogger("aicore_proxy.sap.discovery")
@@ -50,19 +54,23 @@ class DiscoveryTimes(Struct, frozen=True):
 
 class SubaccountState(Struct, frozen=True):
     """What discovery knows of a subaccount. ``read_at``: when all of it was last read, by the clock of discovery, None
-    if never; ``problems``: of the last refresh, in words."""
+    if never; ``problems``: of the last refresh, in words; ``snapshot_of``: Unix seconds of the snapshot that it still
+    stands on, None once it was read."""
 
     alias: str
     deployments: int
     read_at: float | None
     problems: tuple[str, ...]
+    resource_groups: tuple[str, ...] = ()
+    snapshot_of: float | None = None
 
 
 class Discovery:
     """Owns what is known of each subaccount, and one task per subaccount that refreshes it.
 
     ``publish`` gets each new Catalog, from within the event loop; the first one may be incomplete, as subaccounts do
-    not wait for each other.
+    not wait for each other. ``scopes``: by alias, what of a subaccount is served; all of it where none is given.
+    ``snapshot_file``: where the last known good state is kept, and read from at the start.
     """
 
     def __init__(
@@ -74,8 +82,15 @@ class Discovery:
         times: DiscoveryTimes | None = None,
         clock: Callable[[], float] = time.monotonic,
         chance: Callable[[], float] = random.random,
+        scopes: Mapping[str, Scope] | None = None,
+        naming: Naming = Naming(),  # noqa: B008 - frozen
+        snapshot_file: Path | None = None,
     ) -> None:
-        self._subaccounts = {api.key.name: _Subaccount(api) for api in apis}
+        given = scopes or {}
+        self._subaccounts = {api.key.name: _Subaccount(api, given.get(api.key.name, Scope())) for api in apis}
+        self._naming = naming
+        self._keeper = _Keeper(snapshot_file, supervisor) if snapshot_file is not None else None
+        self._warnings: tuple[str, ...] = ()
         self._supervisor = supervisor
         self._publish = publish
         self._times = times or DiscoveryTimes()
@@ -83,7 +98,10 @@ class Discovery:
         self._chance = chance
 
     def start(self) -> None:
-        """Begins to refresh in the background, at once and then for ever."""
+        """Begins to refresh in the background, at once and then for ever. What was last known, of the snapshot, is
+        published within moments, however long SAP takes."""
+        if self._keeper is not None:
+            self._supervisor.start("last known deployments", self._restore(self._keeper))
         for alias, subaccount in self._subaccounts.items():
             self._supervisor.start(f"discovery {alias}", self._keep(subaccount))
 
@@ -108,9 +126,23 @@ class Discovery:
 
     def states(self) -> list[SubaccountState]:
         return [
-            SubaccountState(alias, len(list(s.deployments())), s.read_at, s.problems)
+            SubaccountState(
+                alias, len(s.served()), s.read_at, s.problems, tuple(s.groups), None if s.seen else s.kept_at
+            )
             for alias, s in self._subaccounts.items()
         ]
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the configuration says of names and deployments that does not fit what runs, one line each."""
+        return self._warnings
+
+    async def _restore(self, keeper: _Keeper) -> None:
+        """Fills those subaccounts that nothing is known of by now."""
+        kept = await keeper.load()
+        restored = [s for s in self._subaccounts.values() if s.restore(kept.get(snapshot.identity(s.api.key)))]
+        if restored:
+            self._publish(self._catalog())
 
     async def _keep(self, subaccount: _Subaccount) -> None:
         while True:
@@ -145,23 +177,82 @@ class Discovery:
             if not subaccount.problems:
                 subaccount.read_at = self._clock()
             self._publish(self._catalog())
+            if self._keeper is not None:
+                self._keeper.save(self._subaccounts.values())
         finally:
             subaccount.flight = None
 
     def _catalog(self) -> Catalog:
-        found = (d for subaccount in self._subaccounts.values() for d in subaccount.deployments())
-        return catalog_of(found, self._clock())
+        subaccounts = self._subaccounts.values()
+        pinned, warnings = chosen(pin for subaccount in subaccounts for pin in subaccount.pins())
+        found = (d for subaccount in subaccounts for d in subaccount.served())
+        catalog = catalog_of(found, self._clock(), self._naming, pinned)
+        for subaccount in subaccounts:
+            if subaccount.seen:
+                running = (d.id for d in subaccount.deployments())
+                warnings += missing(subaccount.alias, subaccount.scope, running, subaccount.scope.resource_groups)
+        if all(subaccount.seen for subaccount in subaccounts):
+            for alias, model in catalog.unserved_aliases().items():
+                near = f" Near: {', '.join(names)}." if (names := catalog.near(model, 3)) else ""
+                warnings.append(f"The alias {alias} stands for {model}, of which no deployment runs.{near}")
+        for warning in warnings:
+            if warning not in self._warnings:
+                log.warning("%s", warning)
+        self._warnings = tuple(warnings)
+        return catalog
+
+
+class _Keeper:
+    """Keeps the last known good state on disk, off the event loop. Owns the one write that may be under way."""
+
+    def __init__(self, path: Path, supervisor: Supervisor) -> None:
+        self._path = path
+        self._supervisor = supervisor
+        self._write: asyncio.Task[None] | None = None
+        self._next: Mapping[str, snapshot.Kept | None] | None = None
+        self._failed = ""
+
+    async def load(self) -> Mapping[str, snapshot.Kept]:
+        try:
+            return await asyncio.to_thread(snapshot.load, self._path)
+        except snapshot.SnapshotError as error:
+            log.warning("The last known deployments are not used: %s", error)
+            return {}
+
+    def save(self, subaccounts: Iterable[_Subaccount]) -> None:
+        """Writes soon what is known now; does not wait."""
+        self._next = {snapshot.identity(s.api.key): s.kept() for s in subaccounts}
+        if self._write is None:
+            self._write = self._supervisor.start("snapshot", self._save())
+
+    async def _save(self) -> None:
+        try:
+            while (known := self._next) is not None:
+                self._next = None
+                try:
+                    await asyncio.to_thread(snapshot.save, self._path, known)
+                    self._failed = ""
+                except snapshot.SnapshotError as error:
+                    if str(error) != self._failed:
+                        self._failed = str(error)
+                        log.warning("The last known deployments are not kept: %s", error)
+        finally:
+            self._write = None
 
 
 class _Subaccount:
-    """Owned by Discovery. ``groups``: resource group -> its deployments when they were last read well."""
+    """Owned by Discovery. ``groups``: resource group -> its deployments when they were last read well; ``kept_at``:
+    Unix seconds of that; ``seen``: whether any group was ever read by this process."""
 
-    def __init__(self, api: AiApi) -> None:
+    def __init__(self, api: AiApi, scope: Scope) -> None:
         self.api = api
+        self.scope = scope
         self.alias = api.key.name
         self.groups: dict[str, dict[str, Deployment]] = {}
         self.problems: tuple[str, ...] = ()
         self.read_at: float | None = None
+        self.kept_at: float | None = None
+        self.seen = False
         self.begun_at = float("-inf")
         self.flight: asyncio.Task[None] | None = None
         self.wanted = asyncio.Event()
@@ -178,18 +269,57 @@ class _Subaccount:
         """Each once, though two resource groups may list it."""
         return list({d.id: d for group in self.groups.values() for d in group.values()}.values())
 
+    def served(self) -> Sequence[Deployment]:
+        """Those of the models that are to be served."""
+        return [d for d in self.deployments() if self.scope.admits(d)]
+
+    def pins(self) -> Sequence[Pin]:
+        """The operator's names for those that run."""
+        running = {d.id: d for d in self.deployments()} if self.scope.pinned else {}
+        ids = ((name, wanted) for name, several in self.scope.pinned.items() for wanted in several)
+        return [Pin(name, running[wanted]) for name, wanted in ids if wanted in running]
+
+    def kept(self) -> snapshot.Kept | None:
+        """What is worth keeping, None where nothing was ever read."""
+        if self.kept_at is None:
+            return None
+        return snapshot.Kept(self.alias, self.kept_at, {name: tuple(g.values()) for name, g in self.groups.items()})
+
+    def restore(self, kept: snapshot.Kept | None) -> bool:
+        """Takes what was last known, unless something is known already. Whether there was anything."""
+        if kept is None or self.groups or self.seen:
+            return False
+        wanted = self.scope.resource_groups
+        for name, deployments in kept.groups.items():
+            if not wanted or name in wanted:
+                usable = [d for d in deployments if usable_url(d.url, self.api.key.api_url) is not None]
+                own = (msgspec.structs.replace(d, subaccount=self.alias, resource_group=name) for d in usable)
+                self.groups[name] = {d.id: d for d in own if DEPLOYMENT_ID.fullmatch(d.id)}
+        if not (count := len(self.deployments())):
+            self.groups.clear()
+            return False
+        self._listed = set(self.groups)
+        self.kept_at = kept.read_at
+        when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(kept.read_at))
+        log.info("%s: %d deployments as last known on %s, until SAP AI Core was asked", self.alias, count, when)
+        return True
+
     async def read(self) -> list[str]:
         """Reads all groups. Gives what went wrong; what it concerns keeps its last state."""
         self._catalogue_read = False
         groups, problems = await self._resource_groups()
         outcomes = await asyncio.gather(*(self._read_group(group) for group in groups))
         problems += [problem for problem in outcomes if problem]
+        if None in outcomes:
+            self.seen, self.kept_at = True, time.time()
         for gone in self.groups.keys() - set(groups):
             del self.groups[gone]
         return problems
 
     async def _resource_groups(self) -> tuple[list[str], list[str]]:
         key = self.api.key
+        if self.scope.resource_groups:
+            return list(dict.fromkeys(self.scope.resource_groups)), []
         try:
             groups = await self.api.resource_groups()
         except AiApiError as error:
@@ -250,17 +380,11 @@ class _Subaccount:
         )
 
     def _url(self, item: Mapping[str, Any]) -> str | None:
-        """The inference base: https, or plain where the API is plain too. A URL of another scheme is not HTTP."""
-        given = word(item.get("deploymentUrl")).rstrip("/")
-        if not given:
-            return f"{self.api.key.api_url}/v2/inference/deployments/{item['id']}"
-        try:
-            parts = urlsplit(given)
-        except ValueError:
-            return None
-        allowed = ("https", urlsplit(self.api.key.api_url).scheme)
-        plain = not parts.query and not parts.fragment and parts.username is None and given.isprintable()
-        return given if parts.scheme in allowed and parts.hostname and plain and " " not in given else None
+        """The inference base."""
+        api_url = self.api.key.api_url
+        if given := word(item.get("deploymentUrl")).rstrip("/"):
+            return usable_url(given, api_url)
+        return f"{api_url}/v2/inference/deployments/{item['id']}"
 
     async def _configured(self, configuration: str, group: str) -> tuple[str, str]:
         """Model and version of a configuration, for lists that lack the backend's details."""
@@ -302,6 +426,17 @@ class _Subaccount:
         if identity not in self._unlike:
             self._unlike.add(identity)
             log.warning("%s: deployment %.64r of %s is left out: %s", self.alias, identity, group, why)
+
+
+def usable_url(given: str, api_url: str) -> str | None:
+    """``given`` if tokens may be sent there: https, or plain where the API is plain too. Another scheme is not HTTP."""
+    try:
+        parts = urlsplit(given)
+    except ValueError:
+        return None
+    allowed = ("https", urlsplit(api_url).scheme)
+    plain = not parts.query and not parts.fragment and parts.username is None and given.isprintable()
+    return given if parts.scheme in allowed and parts.hostname and plain and " " not in given else None
 
 
 def model_of(item: Mapping[str, Any]) -> tuple[str, str]:

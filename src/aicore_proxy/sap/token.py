@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import email.utils
 import logging
 import random
+import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlencode
 
 import msgspec
 from msgspec import Struct
 
+from aicore_proxy.sap.certificate import load_pair, validity
 from aicore_proxy.sap.credentials import ServiceKey
 from aicore_proxy.tasks import Supervisor
-from aicore_proxy.upstream import Timeouts, Upstream, UpstreamError, UpstreamRequest, UpstreamResponse
+from aicore_proxy.upstream import Timeouts, Upstream, UpstreamError, UpstreamRequest, UpstreamResponse, tls_context
 
 log = logging.getLogger("aicore_proxy.sap.token")
 
@@ -48,11 +51,34 @@ class TokenError(Exception):
         self.retry_after = retry_after
 
 
+class Grant(Struct, frozen=True):
+    """What the token service said of the token that is held, without the token itself. ``life``: seconds it was given;
+    ``left``: of it, by our clock; ``scopes``: in the service's words."""
+
+    life: float
+    left: float
+    scopes: tuple[str, ...] = ()
+
+
+def client_tls(key: ServiceKey, environ: Mapping[str, str]) -> ssl.SSLContext | None:
+    """The TLS side of a TokenProvider whose ``key`` has a certificate, None for one with a secret. Reads the CA files
+    that ``environ`` names: call it before the loop runs, or in a thread. Raises ValueError."""
+    if not key.by_certificate:
+        return None
+    context = tls_context(environ)
+    try:
+        load_pair(context, key.certificate, key.key.value)
+    except OSError as error:  # ssl.SSLError is one
+        raise ValueError(f"{key.name}: the certificate of the service key cannot be used: {error}") from None
+    return context
+
+
 class TokenProvider:
     """Owns one subaccount's token and the one request that may be in flight for it.
 
-    ``requests`` counts token requests, ``failures`` those that failed in a row. Time is ``clock`` (monotonic, seconds,
-    counted from the receipt of a token: clocks of machines jump and differ).
+    ``tls``: of ``client_tls``, for a key with a certificate. ``requests`` counts token requests, ``failures`` those
+    that failed in a row. Time is ``clock`` (monotonic, seconds, counted from the receipt of a token: clocks of machines
+    jump and differ).
     """
 
     def __init__(
@@ -64,7 +90,10 @@ class TokenProvider:
         times: TokenTimes | None = None,
         clock: Callable[[], float] = time.monotonic,
         chance: Callable[[], float] = random.random,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
+        if key.by_certificate and tls is None:
+            raise ValueError(f"{key.name}: a key with a certificate needs the TLS context of client_tls.")
         self.requests = 0
         self.failures = 0
         self._key = key
@@ -73,7 +102,10 @@ class TokenProvider:
         self._times = times or TokenTimes()
         self._clock = clock
         self._chance = chance
+        self._tls = tls
         self._token: str | None = None
+        self._life = 0.0
+        self._scopes: tuple[str, ...] = ()
         self._expires_at = self._renew_at = 0.0
         self._error: TokenError | None = None
         self._background_at = self._demand_at = 0.0  # no try before, by the loop and for a request
@@ -117,6 +149,13 @@ class TokenProvider:
         """Why the last request failed; None when it did not."""
         return self._error.message if self._error is not None else None
 
+    @property
+    def grant(self) -> Grant | None:
+        """Of the token that is held, None where none is."""
+        if self._token is None:
+            return None
+        return Grant(self._life, max(0.0, self._expires_at - self._clock()), self._scopes)
+
     def __repr__(self) -> str:
         left = max(0, round(self._expires_at - self._clock())) if self._token is not None else 0
         return f"TokenProvider({self._key.name}, {left} s left, {self.failures} failures, {self.error or 'no error'})"
@@ -138,7 +177,8 @@ class TokenProvider:
         self.requests += 1
         self._background_at = self._clock() + self._times.on_demand  # whatever becomes of this one: no hot loop
         try:
-            self._accept(*await self._ask())
+            token, life, self._scopes = await self._ask()
+            self._accept(token, life)
         except TokenError as error:
             self._failed(error)
         finally:
@@ -148,6 +188,7 @@ class TokenProvider:
         now = self._clock()
         ahead = min(self._times.ahead, life / 4) * (0.9 + 0.2 * self._chance())
         self._token = token
+        self._life = life
         self._expires_at = now + life - min(5.0, life / 20)  # what is sent at the last moment arrives too late
         self._renew_at = now + max(1.0, life - ahead)  # whatever the life, no storm of requests
         self._background_at = self._demand_at = 0.0
@@ -172,27 +213,26 @@ class TokenProvider:
             held = "the held token still serves" if self._token and now < self._expires_at else "no token is held"
             log.warning("%s (%s)", error.message, held)
 
-    async def _ask(self) -> tuple[str, float]:
-        """One request. Gives token and life in seconds."""
+    async def _ask(self) -> tuple[str, float, tuple[str, ...]]:
+        """One request. Gives token, life in seconds and scopes. A key with a certificate sends no secret."""
         name, seconds = self._key.name, self._times.timeout
-        form = {
-            "grant_type": "client_credentials",
-            "client_id": self._key.client_id,
-            "client_secret": self._key.client_secret.value,
-        }
+        form = {"grant_type": "client_credentials", "client_id": self._key.client_id}
+        if not self._key.by_certificate:
+            form["client_secret"] = self._key.client_secret.value
         request = UpstreamRequest(
             "POST",
             self._key.token_url,
             (("Content-Type", "application/x-www-form-urlencoded"), ("Accept", "application/json")),
             urlencode(form).encode(),
             Timeouts(connect=min(10.0, seconds), first_byte=seconds, between_bytes=seconds),
+            self._tls,
         )
         try:
             async with asyncio.timeout(seconds):
                 answer = await self._upstream.send(request)
                 body = await answer.read(256 * 1024)
         except UpstreamError as error:
-            raise TokenError(f"{name}: the token service failed: {error.message}") from error
+            raise TokenError(f"{name}: the token service failed: {error.message}{self._expiry()}") from error
         except TimeoutError:
             raise TokenError(f"{name}: the token service did not answer within {seconds:g} s.") from None
         try:
@@ -204,7 +244,18 @@ class TokenProvider:
         token = content.get("access_token") if isinstance(content, dict) else None
         if not isinstance(token, str) or not token or not token.isascii() or not token.isprintable() or " " in token:
             raise TokenError(f"{name}: the token service answered without an access_token.")
-        return token, life_of(content.get("expires_in"), self._times.unknown_life)
+        scopes = content.get("scope")
+        said = tuple(scopes.split()[:100]) if isinstance(scopes, str) else ()
+        return token, life_of(content.get("expires_in"), self._times.unknown_life), said
+
+    def _expiry(self) -> str:
+        """That the certificate is not valid now, where that explains a failure; SAP makes them for seven days."""
+        between = validity(self._key.certificate) if self._key.by_certificate else None
+        now = datetime.datetime.now(datetime.UTC)
+        if between is None or between[0] <= now <= between[1]:
+            return ""
+        when = f"expired on {between[1]:%Y-%m-%d %H:%M} UTC" if now > between[1] else "is not valid yet"
+        return f" The certificate of the service key {when}: create a new key."
 
     def _refusal(self, answer: UpstreamResponse, content: Any) -> TokenError:
         """The words of an OAuth error: ``{"error": …, "error_description": …}``."""
@@ -218,7 +269,7 @@ class TokenProvider:
         refused = answer.status in (400, 401, 403)
         what = "refuses the credentials" if refused else "failed"
         printable = "".join(c if c.isprintable() else " " for c in words[:300])
-        message = f"{self._key.name}: the token service {what}: {printable}"
+        message = f"{self._key.name}: the token service {what}: {printable}{self._expiry()}"
         return TokenError(message, refused=refused, retry_after=retry_after(answer))
 
 
