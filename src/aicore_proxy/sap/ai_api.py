@@ -52,9 +52,9 @@ class AiApi:
         found = await self._pages("/admin/resourceGroups", {}, None, "resourceGroupId")
         return [group["resourceGroupId"] for group in found if group.get("status") in (None, "", "PROVISIONED")]
 
-    async def deployments(self, resource_group: str) -> list[Mapping[str, Any]]:
-        """All deployments of a group that are said to run, as they came. All pages or AiApiError."""
-        return await self._pages("/lm/deployments", {"status": "RUNNING"}, resource_group, "id")
+    async def deployments(self, resource_group: str, status: str = "RUNNING") -> list[Mapping[str, Any]]:
+        """All deployments of a group with a status (empty: with any), as they came. All pages or AiApiError."""
+        return await self._pages("/lm/deployments", {"status": status} if status else {}, resource_group, "id")
 
     async def deployment(self, deployment_id: str, resource_group: str) -> Mapping[str, Any]:
         return await self._get(f"/lm/deployments/{quote(deployment_id, safe='')}", {}, resource_group)
