@@ -37,11 +37,12 @@ class Simulator:
         self._tokens = Tokens(self._subaccounts)
         self._inference = Inference(landscape, self._subaccounts, self._tokens, self._book, seed=seed, fast=fast)
         self._ai_api = AiApi(self._switches, self._base_url)
-        self._control = Control(self._subaccounts, self._inference, self._book)
+        self._control = Control(self._subaccounts, self._inference, self._book, lambda: self._certificate_url)
         self._fast = FastPath(self._inference, self._tokens, self._book) if fast else None
         self._server = Server(self)
         self._scheme = "http"
         self._netloc = ""
+        self._certificate_url = ""
 
     async def start(self, host: str = "127.0.0.1", port: int = 0, tls: ssl.SSLContext | None = None) -> str:
         """Listens; returns the URL. Raises OSError."""
@@ -50,6 +51,13 @@ class Simulator:
         shown = f"[{host}]" if ":" in host else host
         self._netloc = f"{shown}:{taken}"
         return f"{self._scheme}://{self._netloc}"
+
+    async def start_certified(self, host: str, port: int, tls: ssl.SSLContext) -> str:
+        """Listens for token requests over mutual TLS too, as the host of a service key's ``certurl``; ``tls`` must ask
+        for a certificate. Returns the URL. Raises OSError."""
+        taken = await self._server.start(host, port, tls)
+        self._certificate_url = f"https://[{host}]:{taken}" if ":" in host else f"https://{host}:{taken}"
+        return self._certificate_url
 
     async def stop(self) -> None:
         """Closes every connection."""
@@ -69,7 +77,7 @@ class Simulator:
     async def __call__(self, request: Request, reply: Reply) -> None:
         """Answers one request."""
         try:
-            if request.path.startswith(PREFIX):
+            if request.path.startswith(PREFIX) and request.certificate is None:
                 if self._fast is None or not await self._fast.answer(request, reply):
                     await self._inference.answer(request, reply)
             else:
@@ -88,6 +96,8 @@ class Simulator:
     async def _other(self, request: Request, reply: Reply) -> None:
         if request.path == "/oauth/token":
             await self._token(request, reply)
+        elif request.certificate is not None:
+            await reply.send(404, {"content-type": faults.PLAIN}, b"")
         elif request.path.startswith("/v2/"):
             await self._managed(request, reply)
         elif request.path.startswith(control.PREFIX):
@@ -100,7 +110,7 @@ class Simulator:
         if request.method != "POST":
             raise Refusal(405, encode({"error": "method_not_allowed"}))
         try:
-            subaccount = self._tokens.credentials(request.headers, request.query, request.body)
+            subaccount = self._tokens.credentials(request.headers, request.query, request.body, request.certificate)
         except Refused as refused:
             wrong = str(refused)
             status, kind = (401, "unauthorized") if wrong == "Bad credentials" else (400, "invalid_request")

@@ -23,6 +23,8 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--strict", is_flag=True, help="Refuse what is only said to be refused, too.")
 @click.option("--tls-cert", type=FILE, help="Certificate chain (PEM): serve with TLS.")
 @click.option("--tls-key", type=FILE, help="Its private key (PEM), if it stands in a file of its own.")
+@click.option("--client-ca", type=FILE, help="CA (PEM) of client certificates: tokens over mutual TLS too (certurl).")
+@click.option("--certified-port", default=0, type=click.IntRange(0, 65535), help="Port of that; 0: a free one.")
 @click.option("--announce", is_flag=True, help='Print {"url": …} when ready; end when standard input closes.')
 def simulate(
     host: str,
@@ -34,9 +36,13 @@ def simulate(
     strict: bool,
     tls_cert: Path | None,
     tls_key: Path | None,
+    client_ca: Path | None,
+    certified_port: int,
     announce: bool,
 ) -> None:
     """Serve a simulated SAP AI Core: token endpoint, AI API and model deployments, scriptable at run time."""
+    if client_ca is not None and tls_cert is None:
+        raise click.UsageError("--client-ca needs --tls-cert: a certificate to show in return.")
     landscape = _landscape(landscape_file)
     if expires_in is not None:
         landscape.switches.expires_in = expires_in
@@ -44,7 +50,18 @@ def simulate(
         landscape.switches.strict = True
     try:
         tls = tls_context(tls_cert, tls_key) if tls_cert is not None else None
-        serve(landscape, host=host, port=port, seed=seed, fast=fast, tls=tls, announce=announce)
+        certified = tls_context(tls_cert, tls_key, client_ca) if tls_cert is not None and client_ca else None
+        serve(
+            landscape,
+            host=host,
+            port=port,
+            seed=seed,
+            fast=fast,
+            tls=tls,
+            announce=announce,
+            certified=certified,
+            certified_port=certified_port,
+        )
     except (OSError, ssl.SSLError, LandscapeError) as error:
         raise click.ClickException(str(error)) from None
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
 
+from aicore_proxy.simulator.families import family
 from aicore_proxy.simulator.faults import JSON
 from aicore_proxy.simulator.inference import Inference
 from aicore_proxy.simulator.landscape import (
@@ -20,6 +21,7 @@ from aicore_proxy.simulator.landscape import (
 from aicore_proxy.simulator.operation import encode
 from aicore_proxy.simulator.scripts import ScriptBook, ScriptError, setting_from
 from aicore_proxy.simulator.server import Request
+from aicore_proxy.simulator.tokens import der_of
 
 PREFIX = "/_simulator/"
 STATUSES = ("PENDING", "RUNNING", "COMPLETED", "DEAD", "STOPPING", "STOPPED", "UNKNOWN")
@@ -36,8 +38,15 @@ class Unusable(Exception):
 class Control:
     """Answers control requests of one simulator."""
 
-    def __init__(self, subaccounts: dict[str, Subaccount], inference: Inference, book: ScriptBook) -> None:
+    def __init__(
+        self,
+        subaccounts: dict[str, Subaccount],
+        inference: Inference,
+        book: ScriptBook,
+        certificate_url: Callable[[], str] = lambda: "",
+    ) -> None:
         self._subaccounts = subaccounts
+        self._certificate_url = certificate_url
         self._inference = inference
         self._book = book
 
@@ -109,20 +118,26 @@ class Control:
         }
 
     def service_keys(self, base_url: str) -> dict[str, Any]:
-        """A service key of each subaccount, as SAP BTP hands them out."""
+        """A service key of each subaccount, as SAP BTP hands them out; one of X.509 lacks the private key, which is not
+        known here."""
         return {
             subaccount.name: {
                 "clientid": subaccount.client_id,
-                "clientsecret": subaccount.client_secret,
+                **self._proof(subaccount),
                 "url": base_url,
                 "identityzone": subaccount.name,
                 "identityzoneid": subaccount.zone_id,
                 "appname": subaccount.client_id.removeprefix("sb-"),
-                "credential-type": "binding-secret",
                 "serviceurls": {"AI_API_URL": base_url},
             }
             for subaccount in self._subaccounts.values()
         }
+
+    def _proof(self, subaccount: Subaccount) -> dict[str, str]:
+        if not subaccount.certificate:
+            return {"clientsecret": subaccount.client_secret, "credential-type": "binding-secret"}
+        certified = {"certificate": subaccount.certificate, "certurl": self._certificate_url()}
+        return {**certified, "credential-type": "x509"}
 
     # --- changes
 
@@ -154,11 +169,17 @@ class Control:
                 setattr(deployment, name, value)
             elif name == "version" and isinstance(value, str):
                 deployment.version = value
+            elif name == "model" and isinstance(value, str):
+                deployment.model, deployment.family = value, family(value)
+            elif name == "resource_group" and isinstance(value, str):
+                deployment.resource_group = value
+                if value not in subaccount.resource_groups:
+                    subaccount.resource_groups.append(value)
             else:
                 raise Unusable(
                     400,
                     f"{name}: {value!r} is not possible; there are status, listed_status "
-                    f"({', '.join(STATUSES)}) and version.",
+                    f"({', '.join(STATUSES)}), version, model and resource_group.",
                 )
         return _deployed(deployment)
 
@@ -178,8 +199,11 @@ class Control:
                 subaccount.client_secret = value
             elif name == "quota" and isinstance(value, int):
                 subaccount.quota = value
+            elif name == "certificate" and isinstance(value, str) and (not value or der_of(value)):
+                subaccount.certificate = value
             else:
-                raise Unusable(400, f"{name} cannot be changed; clientsecret (text) and quota (number) can.")
+                words = "clientsecret (text), certificate (PEM or empty) and quota (number) can."
+                raise Unusable(400, f"{name} cannot be changed; {words}")
         return {"subaccount": subaccount.name}
 
     def _revoke(self, at: str | None) -> Any:

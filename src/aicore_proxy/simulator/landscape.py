@@ -44,13 +44,15 @@ class DeploymentSpec(Struct, frozen=True, forbid_unknown_fields=True, omit_defau
 
 
 class SubaccountSpec(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A subaccount as configured: model names, or deployments in full. ``quota``: requests a minute and model."""
+    """A subaccount as configured: model names, or deployments in full. ``quota``: requests a minute and model.
+    ``certificate``: PEM chain; with it the service key is one of X.509 and the secret is not accepted."""
 
     name: str
     models: tuple[str, ...] = ()
     deployments: tuple[DeploymentSpec, ...] = ()
     resource_groups: tuple[str, ...] = ("default",)
     quota: int = 0
+    certificate: str = ""
 
 
 class Switches(Struct, forbid_unknown_fields=True):
@@ -119,6 +121,7 @@ class Subaccount(Struct, eq=False):
     resource_groups: list[str]
     deployments: dict[str, Deployment]
     quota: int = 0
+    certificate: str = ""
     generation: int = 0
     token_requests: int = 0
     ai_api_requests: int = 0
@@ -177,6 +180,7 @@ def build(spec: SubaccountSpec) -> Subaccount:
         list(spec.resource_groups),
         {},
         spec.quota,
+        spec.certificate,
     )
     for wanted in (*(DeploymentSpec(model) for model in spec.models), *spec.deployments):
         add_deployment(built, wanted)

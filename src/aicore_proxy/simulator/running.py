@@ -82,8 +82,10 @@ def in_thread(
     fast: bool = False,
     port: int = 0,
     tls: ssl.SSLContext | None = None,
+    certified: ssl.SSLContext | None = None,
 ) -> Iterator[Running]:
-    """A simulator on an event loop and thread of its own, in this process."""
+    """A simulator on an event loop and thread of its own, in this process. ``certified``: TLS that asks for client
+    certificates, for a token endpoint of its own (``certurl``)."""
     started = threading.Event()
     found: dict[str, Any] = {}
 
@@ -93,6 +95,8 @@ def in_thread(
         loop = asyncio.get_running_loop()
         try:
             found["url"] = await simulator.start(port=port, tls=tls)
+            if certified is not None:
+                await simulator.start_certified("127.0.0.1", 0, certified)
             found["stop"] = lambda: loop.call_soon_threadsafe(stop.set)
         finally:
             started.set()
@@ -128,9 +132,10 @@ async def running(
     fast: bool = False,
     port: int = 0,
     tls: ssl.SSLContext | None = None,
+    certified: ssl.SSLContext | None = None,
 ) -> AsyncIterator[Running]:
     """As ``in_thread``, for asynchronous code: the simulator never shares its event loop."""
-    with in_thread(landscape, seed=seed, fast=fast, port=port, tls=tls) as simulator:
+    with in_thread(landscape, seed=seed, fast=fast, port=port, tls=tls, certified=certified) as simulator:
         yield simulator
 
 
@@ -143,15 +148,28 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-def tls_context(certificate: Path, key: Path | None) -> ssl.SSLContext:
-    """A server's context. Raises OSError, ssl.SSLError."""
+def tls_context(certificate: Path, key: Path | None, client_ca: Path | None = None) -> ssl.SSLContext:
+    """A server's context; with ``client_ca`` one that wants a certificate of it from each client. Raises OSError,
+    ssl.SSLError."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
+    if client_ca is not None:
+        context.load_verify_locations(client_ca)
+        context.verify_mode = ssl.CERT_REQUIRED
     return context
 
 
 def serve(
-    landscape: Landscape, *, host: str, port: int, seed: int, fast: bool, tls: ssl.SSLContext | None, announce: bool
+    landscape: Landscape,
+    *,
+    host: str,
+    port: int,
+    seed: int,
+    fast: bool,
+    tls: ssl.SSLContext | None,
+    announce: bool,
+    certified: ssl.SSLContext | None = None,
+    certified_port: int = 0,
 ) -> None:
     """Serves until SIGINT or SIGTERM; with ``announce`` prints one JSON line when ready and ends with its parent or
     when standard input closes. Raises OSError."""
@@ -162,6 +180,8 @@ def serve(
     async def run() -> None:
         simulator = Simulator(landscape, seed=seed, fast=fast)
         url = await simulator.start(host, port, tls)
+        if certified is not None:
+            await simulator.start_certified(host, certified_port, certified)
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):

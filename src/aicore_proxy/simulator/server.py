@@ -26,9 +26,10 @@ BODY_LIMIT = 512 * 1024 * 1024
 
 
 class Request:
-    """One request: ``path`` is decoded, ``query`` the first value of each name, header names are lower case."""
+    """One request: ``path`` is decoded, ``query`` the first value of each name, header names are lower case;
+    ``certificate``: that the client showed, DER."""
 
-    __slots__ = ("body", "headers", "keep_alive", "method", "path", "query", "target")
+    __slots__ = ("body", "certificate", "headers", "keep_alive", "method", "path", "query", "target")
 
     def __init__(self, method: str, target: str, headers: dict[str, str]) -> None:
         parts = urlsplit(target if target.startswith("/") else "/" + target.split("://", 1)[-1].partition("/")[2])
@@ -40,6 +41,7 @@ class Request:
             self.query.setdefault(name, value)
         self.headers = headers
         self.body = b""
+        self.certificate: bytes | None = None
         self.keep_alive = True
 
 
@@ -138,6 +140,7 @@ class Connection(asyncio.Protocol):
         self._chunks: list[bytes] = []
         self._size = 0
         self._request: Request | None = None
+        self._certificate: bytes | None = None
 
     # --- asyncio's callbacks
 
@@ -148,6 +151,9 @@ class Connection(asyncio.Protocol):
         raw = transport.get_extra_info("socket")
         if raw is not None:
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        session = transport.get_extra_info("ssl_object")
+        if session is not None:
+            self._certificate = session.getpeercert(binary_form=True)
         self._server.connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -204,6 +210,7 @@ class Connection(asyncio.Protocol):
         target = bytes(self._target).decode("latin-1")
         self._request = request = Request(self._parser.get_method().decode(), target, self._headers)
         request.keep_alive = self._parser.should_keep_alive()
+        request.certificate = self._certificate
         early = self._server.application.early(request)
         if early is not None and self._task is None:
             self._ignoring = True
@@ -294,25 +301,26 @@ class Connection(asyncio.Protocol):
 
 
 class Server:
-    """Listening socket and connections. Lives on the event loop that started it."""
+    """Listening sockets and connections. Lives on the event loop that started it."""
 
     def __init__(self, application: Application) -> None:
         self.application = application
         self.connections: set[Connection] = set()
-        self._server: asyncio.Server | None = None
+        self._servers: list[asyncio.Server] = []
 
     async def start(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> int:
-        """Listens; returns the port (a free one where ``port`` is 0). Raises OSError."""
+        """Listens, once more if it does already; returns the port (a free one where ``port`` is 0). Raises OSError."""
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(
+        server = await loop.create_server(
             lambda: Connection(self), host, port, backlog=4096, ssl=tls, reuse_address=True
         )
-        return int(self._server.sockets[0].getsockname()[1])
+        self._servers.append(server)
+        return int(server.sockets[0].getsockname()[1])
 
     async def stop(self) -> None:
         """Closes everything at once."""
-        if self._server is not None:
-            self._server.close()
+        for server in self._servers:
+            server.close()
         for connection in list(self.connections):
             connection.close(reset=True)
         await asyncio.sleep(0)

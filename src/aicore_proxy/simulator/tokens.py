@@ -7,6 +7,8 @@ import binascii
 import hashlib
 import hmac
 import itertools
+import re
+import ssl
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -18,6 +20,7 @@ from aicore_proxy.simulator.landscape import Subaccount
 
 _KEY = hashlib.sha256(b"aicore simulator token key").digest()
 _CACHED = 10_000
+_PEM = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 
 
 class Refused(Exception):
@@ -32,20 +35,31 @@ class Tokens:
         self._cache: dict[str, tuple[str, float, int]] = {}
         self._serial = itertools.count(1)
 
-    def credentials(self, headers: Mapping[str, str], query: Mapping[str, str], body: bytes) -> Subaccount:
-        """The subaccount that asks: from the body, HTTP Basic or the query. Raises Refused."""
+    def credentials(
+        self, headers: Mapping[str, str], query: Mapping[str, str], body: bytes, certificate: bytes | None = None
+    ) -> Subaccount:
+        """The subaccount that asks: from the body, HTTP Basic or the query, or by the certificate that the connection
+        showed (DER), with the client id in the body. Raises Refused."""
         form = dict(query) | dict(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True))
         if form.get("grant_type") != "client_credentials":
             raise Refused("Missing grant type" if "grant_type" not in form else "Unauthorized grant type")
+        if certificate is not None:
+            return self._certified(form.get("client_id", ""), certificate)
         offered = [(form.get("client_id", ""), form.get("client_secret", ""))]
         if headers.get("authorization", "").lower().startswith("basic "):
             offered += _basic(headers["authorization"][6:])
         for client, secret in offered:
             for subaccount in self._subaccounts.values():
-                if client == subaccount.client_id and hmac.compare_digest(
-                    secret.encode(), subaccount.client_secret.encode()
-                ):
+                if subaccount.certificate or client != subaccount.client_id:
+                    continue
+                if hmac.compare_digest(secret.encode(), subaccount.client_secret.encode()):
                     return subaccount
+        raise Refused("Bad credentials")
+
+    def _certified(self, client: str, certificate: bytes) -> Subaccount:
+        for subaccount in self._subaccounts.values():
+            if client == subaccount.client_id and certificate == der_of(subaccount.certificate):
+                return subaccount
         raise Refused("Bad credentials")
 
     def mint(self, subaccount: Subaccount, life: int, issuer: str) -> dict[str, Any]:
@@ -110,6 +124,14 @@ class Tokens:
             self._cache.clear()
         self._cache[token] = found
         return found
+
+
+def der_of(chain: str) -> bytes | None:
+    """The first certificate of a PEM chain. None where there is none."""
+    try:
+        return ssl.PEM_cert_to_DER_cert(found[0]) if (found := _PEM.search(chain)) else None
+    except ValueError:
+        return None
 
 
 def _basic(encoded: str) -> list[tuple[str, str]]:
