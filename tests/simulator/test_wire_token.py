@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import base64
 import json
+import ssl
 import time
+from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
+import trustme
 from tests.simulator.conftest import Tenant
 
-from aicore_proxy.simulator import Running
+from aicore_proxy.simulator import Running, in_thread
+from aicore_proxy.simulator.landscape import simple
 
 
 def ask(tenant: Tenant, form: dict[str, str], query: str = "", **headers: str) -> httpx2.Response:
@@ -186,3 +190,39 @@ def test_the_token_endpoint_can_speak_garbage_and_stall(tenant: Tenant, simulato
     simulator.script({"reset": True}, endpoint="token")
     with pytest.raises(httpx2.TransportError):
         ask(tenant, form)
+
+
+def test_wire_a_certificate_stands_in_for_the_secret(tmp_path: Path) -> None:
+    """At a host of its own (``certurl``), which ends the handshake of whoever shows none of the right CA."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(server)
+    authority.configure_trust(server)
+    server.verify_mode = ssl.CERT_REQUIRED
+    right, wrong, foreign = (ca.issue_cert("client@example.test") for ca in (authority, authority, trustme.CA()))
+
+    def ask(pair: trustme.LeafCert | None, url: str, client: str) -> httpx2.Response:
+        context = ssl.create_default_context(cafile=str(tmp_path / "ca.pem"))
+        if pair is not None:
+            pair.configure_cert(context)
+        form = {"grant_type": "client_credentials", "client_id": client}
+        with httpx2.Client(verify=context, trust_env=False) as http:
+            return http.post(f"{url}/oauth/token", data=form)
+
+    with in_thread(simple(["gpt-5"], 2), certified=server) as simulator:
+        simulator.call("PATCH", "subaccounts/sub-1", {"certificate": right.cert_chain_pems[0].bytes().decode()})
+        keys = simulator.service_keys()
+        key, client = keys["sub-1"], keys["sub-1"]["clientid"]
+        assert (key["credential-type"], "clientsecret" in key) == ("x509", False)
+        assert ask(right, key["certurl"], client).json()["token_type"] == "bearer"
+        for pair, asked in ((wrong, client), (right, keys["sub-2"]["clientid"])):
+            refused = ask(pair, key["certurl"], asked)
+            assert (refused.status_code, refused.json()["error_description"]) == (401, "Bad credentials")
+        for none in (None, foreign):
+            with pytest.raises(httpx2.TransportError):
+                ask(none, key["certurl"], client)
+        assert ask(None, key["url"], client).status_code == 401
+        with httpx2.Client(trust_env=False) as http:
+            form = {"grant_type": "client_credentials", "client_id": client, "client_secret": "guess"}
+            assert http.post(f"{key['url']}/oauth/token", data=form).status_code == 401
