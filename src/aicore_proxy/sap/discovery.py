@@ -149,7 +149,9 @@ class Discovery:
             subaccount.wanted.clear()
             await asyncio.wait({self._fly(subaccount)})
             cold = subaccount.read_at is None and not any(subaccount.deployments())
-            pause = self._times.cold if cold else self._times.failing if subaccount.problems else self._times.interval
+            pause = self._times.interval
+            if cold or subaccount.problems:
+                pause = min(pause, self._times.cold if cold else self._times.failing)
             pause *= 0.9 + 0.2 * self._chance()
             waiter = subaccount.wanted.wait()
             try:
@@ -345,12 +347,27 @@ class _Subaccount:
         except AiApiError as error:
             return f"{error.message} (resource group {group})"
         known = self.groups.get(group)
-        if known and not found and group not in self._emptied:
+        if known and not found and group not in self._emptied and not await self._ended(known.values()):
             self._emptied.add(group)
             return f"{self.alias}: the list of deployments of {group} came back empty; believed when seen again"
         self._emptied.discard(group)
         self.groups[group] = {d.id: d for d in found}
         return None
+
+    async def _ended(self, known: Iterable[Deployment]) -> bool:
+        """Whether SAP says of each that it does not run any more, as far as asked: an empty list alone may be a fault
+        of the moment, and would take everything away."""
+        for deployment in [*known][:CALLS]:
+            try:
+                async with self._calls:
+                    item = await self.api.deployment(deployment.id, deployment.resource_group)
+            except AiApiError as error:
+                if error.status != 404:
+                    return False
+            else:
+                if item.get("status") in ("RUNNING", None):
+                    return False
+        return True
 
     async def _deployment(self, item: Mapping[str, Any], group: str) -> Deployment | None:
         """A Deployment of an entry of the list, None for what is not served. Raises AiApiError."""

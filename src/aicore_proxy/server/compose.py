@@ -28,7 +28,7 @@ from aicore_proxy.routing.strategies import RoundRobin
 from aicore_proxy.sap.ai_api import AiApi
 from aicore_proxy.sap.credentials import ServiceKey
 from aicore_proxy.sap.discovery import Discovery, DiscoveryTimes
-from aicore_proxy.sap.token import TokenProvider
+from aicore_proxy.sap.token import TokenProvider, client_tls
 from aicore_proxy.server import asgi
 from aicore_proxy.server.application import build_application
 from aicore_proxy.server.endpoints import Endpoints
@@ -63,7 +63,10 @@ class Proxy:
         proxies = Proxies() if direct else Proxies.from_environ(os.environ)
         self._upstream = AiohttpUpstream(tls=tls_context(os.environ), proxies=proxies, keepalive=settings.pool_idle)
         self._keys = Keys([("default", api_key)])
-        self._tokens = {key.name: TokenProvider(key, self._upstream, self.supervisor) for key in service_keys}
+        self._tokens = {
+            key.name: TokenProvider(key, self._upstream, self.supervisor, tls=client_tls(key, os.environ))
+            for key in service_keys
+        }
         apis = [AiApi(key, self._upstream, self._tokens[key.name]) for key in service_keys]
         self.landscape = Landscape(self._look_again, self._look_soon)
         times = DiscoveryTimes(interval=settings.discovery_interval)
