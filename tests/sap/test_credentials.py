@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from aicore_proxy.sap.credentials import CredentialsError, Secret, find_service_keys
 
@@ -175,3 +178,46 @@ def test_a_secret_never_shows(tmp_path: Path) -> None:
     assert SECRET not in shown
     assert "PRIVATE" not in shown
     assert Secret("a") == Secret("a")
+
+
+MEMBERS = (
+    *("clientid", "clientsecret", "url", "certurl", "certificate", "key", "serviceurls", "AI_API_URL", "credentials"),
+    *("aicore", "name", "credentialProperties", "format", "container", "AICORE_CLIENT_ID", "AICORE_BASE_URL"),
+)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=10) | st.sampled_from(["https://x", SECRET, "PEM"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(MEMBERS) | st.text(max_size=5), inner),
+    max_leaves=12,
+)
+DOCUMENTS = ("AICORE_SERVICE_KEY", "VCAP_SERVICES", "AICORE_KEY_STR", "AICORE_CERT_STR")
+NAMES = (
+    *("VCAP_SERVICES_FILE_PATH", "AICORE_HOME", "AICORE_PROFILE", "AICORE_CONFIG", "SERVICE_BINDING_ROOT"),
+    *("AICORE_CERT_FILE_PATH", "AICORE_AUTH_URL", "AICORE_BASE_URL", "AICORE_PROXY_SERVICE_KEYS"),
+)
+TEXTS = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), max_size=20) | st.just("~0/x")
+
+
+@given(
+    st.dictionaries(st.sampled_from(DOCUMENTS), JSON.map(json.dumps) | TEXTS),
+    st.dictionaries(st.sampled_from(NAMES), TEXTS),
+    st.dictionaries(st.sampled_from((*MEMBERS, "type", "label", ".metadata", "any")), JSON),
+)
+def test_no_input_makes_a_traceback(
+    documents: dict[str, str], variables: dict[str, str], mounted: dict[str, Any]
+) -> None:
+    """Whatever stands in variables, files and mounts: keys, or problems in words that quote no secret."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for member, value in mounted.items():
+            write(folder / "mounts" / "aicore" / member, value if isinstance(value, str) else json.dumps(value))
+        write(folder / ".aicore" / "config.json", mounted)
+        for environ in ({**documents, **variables}, {}):
+            try:
+                found = find_service_keys(environ, folder, defaults=(folder / "mounts",))
+            except CredentialsError as error:
+                said = str(error)
+            else:
+                said = repr(found)
+                assert all(key.client_id and key.api_url.startswith("http") for key in found.keys)
+            assert said
+            assert SECRET not in said

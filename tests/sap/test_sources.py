@@ -252,6 +252,23 @@ def test_a_private_key_is_never_left_behind(
         assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("line_ends", ["\n", "\\n"])
+def test_a_key_given_in_the_place_of_its_path_is_not_shown(
+    keys: Mapping[str, Key], tmp_path: Path, line_ends: str
+) -> None:
+    environ = sources.certificate_files(tmp_path, keys["x509"])
+    environ["AICORE_KEY_FILE_PATH"] = keys["x509"]["key"].replace("\n", line_ends)
+    with pytest.raises(CredentialsError, match="what is given as a path cannot be read") as caught:
+        find_service_keys(environ, tmp_path)
+    assert "BEGIN" not in str(caught.value)
+
+
+def test_a_certificate_given_twice_is_an_error_as_in_the_sdk(keys: Mapping[str, Key], tmp_path: Path) -> None:
+    environ = sources.variables(tmp_path, keys["x509"]) | sources.certificate_files(tmp_path, keys["x509"])
+    with pytest.raises(CredentialsError, match="both AICORE_CERT_STR and AICORE_CERT_FILE_PATH are given"):
+        find_service_keys(environ, tmp_path)
+
+
 ENCRYPTED = "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----"
 
 

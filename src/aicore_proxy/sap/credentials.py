@@ -21,6 +21,7 @@ from aicore_proxy.sap.service_key import (
     ServiceKey,
     alias_of,
     decoded,
+    path_of,
     read,
     service_key,
     text,
@@ -61,7 +62,7 @@ def find_service_keys(environ: Mapping[str, str], home: Path, defaults: tuple[Pa
     if nothing else is said. Reads files: not for the event loop. Raises CredentialsError."""
     group = environ.get(RESOURCE_GROUP, "").strip()
     if folder := environ.get(FOLDER_VARIABLE, "").strip():
-        return from_folder(Path(folder).expanduser(), group, other_sources(environ, home))
+        return from_folder(path_of(folder), group, other_sources(environ, home))
     notes: list[str] = []
     config, config_path = config_file(environ, home, notes)
     files = (config_path,) if config else ()
@@ -140,15 +141,18 @@ def from_settings(settings: Mapping[str, Any]) -> dict[str, str]:
     """A service key's members from ``AICORE_*`` settings: variables, or the SDK's configuration file."""
     raw = {member: text(settings, f"AICORE_{name}") for name, member in MEMBERS.items()}
     for name, member in FILES.items():
-        if (path := text(settings, f"AICORE_{name}")) and not raw.get(member):
-            raw[member] = read(Path(path).expanduser())
+        if path := text(settings, f"AICORE_{name}"):
+            if raw.get(member):  # an error of the SDK too: one of them is surely out of date
+                inline = f"AICORE_{name.removesuffix('_FILE_PATH')}_STR"
+                raise CredentialsError([f"both {inline} and AICORE_{name} are given: leave one of them out"])
+            raw[member] = read(path_of(path))
     return {member: value for member, value in raw.items() if value}
 
 
 def certificate_files(settings: Mapping[str, Any]) -> list[Path]:
     """The files that settings name for certificate and key, in the SDK's names or in lower case without prefix."""
     named = (text(settings, f"AICORE_{name}") or text(settings, name.lower()) for name in FILES)
-    return [Path(path).expanduser() for path in named if path]
+    return [path_of(path) for path in named if path]
 
 
 def from_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -163,11 +167,11 @@ def config_file(environ: Mapping[str, str], home: Path, notes: list[str]) -> tup
     """The SDK's configuration file, empty where there is none. One that was asked for by name must exist; another
     that may not be read is passed over with a note, as the SDK does."""
     profile = environ.get("AICORE_PROFILE", "").strip()
-    folder = Path(environ.get("AICORE_HOME", "").strip() or home / ".aicore").expanduser()
+    folder = path_of(environ.get("AICORE_HOME", "").strip() or str(home / ".aicore"))
     named = profile not in ("", "default")
     path = folder / (f"config_{profile}.json" if named else "config.json")
     if chosen := environ.get("AICORE_CONFIG", "").strip():
-        path, named = Path(chosen).expanduser(), True
+        path, named = path_of(chosen), True
     if not named:
         try:
             path.stat()
@@ -195,8 +199,8 @@ def other_sources(environ: Mapping[str, str], home: Path) -> Iterator[str]:
         yield "AICORE_SERVICE_KEY"
     if found := sorted(f"AICORE_{name}" for name in (*MEMBERS, *FILES) if environ.get(f"AICORE_{name}")):
         yield ", ".join(found)
-    folder = Path(environ.get("AICORE_HOME", "").strip() or home / ".aicore").expanduser()
-    if (path := Path(environ.get("AICORE_CONFIG", "").strip() or folder / "config.json").expanduser()).exists():
+    folder = path_of(environ.get("AICORE_HOME", "").strip() or str(home / ".aicore"))
+    if (path := path_of(environ.get("AICORE_CONFIG", "").strip() or str(folder / "config.json"))).exists():
         yield str(path)
     if '"aicore"' in environ.get(VCAP, ""):
         yield VCAP

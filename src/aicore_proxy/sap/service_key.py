@@ -134,9 +134,20 @@ def read(path: Path) -> str:
         if len(content) > FILE_LIMIT:
             raise CredentialsError([f"{path} is longer than {FILE_LIMIT} bytes"])
         return content.decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        raise CredentialsError([f"{path} cannot be read: {reason}"]) from None
+    except (OSError, ValueError) as error:  # also a path that is none, and what is not UTF-8
+        reason = error.strerror if isinstance(error, OSError) else "not a path of UTF-8"
+        # Somebody may have given the key itself in the place of its path
+        shown = str(path) if str(path).isprintable() and "-----BEGIN" not in str(path) else "what is given as a path"
+        raise CredentialsError([f"{shown} cannot be read: {reason}"]) from None
+
+
+def path_of(given: str) -> Path:
+    """A path that somebody wrote; ``~`` is their home, where that is known."""
+    path = Path(given)
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        return path
 
 
 def decoded(document: str, source: str) -> Mapping[str, Any]:
