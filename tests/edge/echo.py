@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from aicore_proxy.gateway.exchange import ClientRequest, Ending, Head, Reply, StreamReply, Timings
-from aicore_proxy.gateway.keys import Keys
+from aicore_proxy.gateway.keys import Keys, client_key
 from aicore_proxy.protocol.fault import Fault, Kind
 from aicore_proxy.server import listen
 from aicore_proxy.server.asgi import Endpoint
@@ -32,7 +32,7 @@ class Echo:
 
     def __init__(self, body_limit: int) -> None:
         self.body_limit = body_limit
-        self.keys = Keys([("test", KEY)])
+        self.keys = Keys([client_key("test", KEY)])
         self.closed: list[Ending] = []
         self.begun = 0
         self.open = 0

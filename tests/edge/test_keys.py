@@ -11,7 +11,7 @@ import pytest
 from tests.edge.raw import Server, serving
 
 from aicore_proxy.gateway.exchange import ClientRequest
-from aicore_proxy.gateway.keys import Keys, Throttle, presented
+from aicore_proxy.gateway.keys import Keys, Throttle, client_key, presented
 from aicore_proxy.protocol.fault import Fault, Kind
 from aicore_proxy.server.keyfile import ClientKey, KeyFileError, obtain_key
 
@@ -57,7 +57,7 @@ def request(*fields: tuple[str, str], query: str = "", address: str = "192.0.2.1
     ],
 )
 def test_a_right_key_is_found_in_every_usual_place(asked: ClientRequest) -> None:
-    keys = Keys([("other", "left"), ("mine", "right")])
+    keys = Keys([client_key("other", "left"), client_key("mine", "right")])
     caller = keys.authenticate(asked)
     assert caller.name == "mine"
     assert caller.key_id != keys.authenticate(request(("x-api-key", "left"))).key_id
@@ -89,13 +89,13 @@ def test_a_right_key_is_found_in_every_usual_place(asked: ClientRequest) -> None
 )
 def test_everything_else_is_refused(asked: ClientRequest) -> None:
     with pytest.raises(Fault) as refused:
-        Keys([("mine", "right")]).authenticate(asked)
+        Keys([client_key("mine", "right")]).authenticate(asked)
     assert refused.value.kind is Kind.UNAUTHENTICATED
     assert not any(part in refused.value.message for part in presented(asked))
 
 
 def test_a_key_can_be_looked_up() -> None:
-    keys = Keys([("mine", "right")], Throttle(failures=1), clock=Clock())
+    keys = Keys([client_key("mine", "right")], Throttle(failures=1), clock=Clock())
     assert keys.knows("right")
     assert not any(keys.knows(key) for key in ("", "wrong", "righ"))
     assert fails(keys)[0] is Kind.UNAUTHENTICATED
@@ -115,7 +115,7 @@ def fails(keys: Keys, key: str = "wrong", address: str = "192.0.2.1") -> tuple[K
 
 def test_failures_of_an_address_are_slowed_and_a_right_key_is_served() -> None:
     clock = Clock()
-    keys = Keys([("mine", "right")], clock=clock)
+    keys = Keys([client_key("mine", "right")], clock=clock)
     for number in range(20):
         assert fails(keys, f"wrong-{number}") == (Kind.UNAUTHENTICATED, None)
     penalties = []
@@ -141,21 +141,21 @@ def test_failures_of_an_address_are_slowed_and_a_right_key_is_served() -> None:
 
 def test_slow_failures_are_never_slowed_further() -> None:
     clock = Clock()
-    keys = Keys([("mine", "right")], clock=clock)
+    keys = Keys([client_key("mine", "right")], clock=clock)
     for number in range(200):
         clock.now += 3.2
         assert fails(keys, f"wrong-{number}") == (Kind.UNAUTHENTICATED, None)
 
 
 def test_one_wrong_key_from_many_addresses_is_slowed() -> None:
-    keys = Keys([("mine", "right")], clock=Clock())
+    keys = Keys([client_key("mine", "right")], clock=Clock())
     kinds = [fails(keys, "stale", address=f"192.0.2.{number}")[0] for number in range(21)]
     assert kinds == [Kind.UNAUTHENTICATED] * 20 + [Kind.RATE_LIMITED]
     assert fails(keys, "another", address="192.0.2.1")[0] is Kind.UNAUTHENTICATED
 
 
 def test_an_ipv6_network_is_one_source_and_a_mapped_address_is_ipv4() -> None:
-    keys = Keys([("mine", "right")], clock=Clock())
+    keys = Keys([client_key("mine", "right")], clock=Clock())
     for number in range(20):
         fails(keys, f"wrong-{number}", address=f"2001:db8::{number:x}")
         fails(keys, f"bad-{number}", address="::ffff:192.0.2.9")
@@ -165,7 +165,7 @@ def test_an_ipv6_network_is_one_source_and_a_mapped_address_is_ipv4() -> None:
 
 
 def test_the_memory_of_failures_is_bounded() -> None:
-    keys = Keys([("mine", "right")], Throttle(tracked=50), clock=Clock())
+    keys = Keys([client_key("mine", "right")], Throttle(tracked=50), clock=Clock())
     for number in range(500):
         fails(keys, f"wrong-{number}", address=f"10.0.{number // 250}.{number % 250}")
     assert len(keys._strikes) == 50

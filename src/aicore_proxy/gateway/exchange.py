@@ -42,8 +42,9 @@ class ClientRequest:
     """One request of a client. Owned by the edge; everything but the body is there from the start.
 
     ``path``: from the request target, percent-decoded once. ``query``: raw bytes, without the ``?``. ``address``: the
-    peer's IP address, never from a header. ``received``: monotonic seconds, when the head was complete. ``request_id``:
-    the client's own where it is 1 to 128 of ``[A-Za-z0-9._-]``, else ours. ``gone`` is set when the client has left.
+    client's IP address: the peer's, or what a trusted proxy says. ``received``: monotonic seconds, when the head was
+    complete. ``request_id``: the client's own where it is 1 to 128 of ``[A-Za-z0-9._-]``, else ours. ``gone`` is set
+    when the client has left.
     """
 
     __slots__ = ("_fields", "_read", "address", "complete", "gone", "method", "path", "query", "received", "request_id")

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from aicore_proxy.backends.served import unserved
-from aicore_proxy.gateway import counting, listing
+from aicore_proxy.gateway import counting, listing, permits
 from aicore_proxy.gateway.attempts import Attempts, answering
 from aicore_proxy.gateway.call import Call
 from aicore_proxy.gateway.embedding import embedded
@@ -118,9 +118,9 @@ class Gateway:
     async def count(self, request: ClientRequest, endpoint: Endpoint) -> Reply:
         """Anthropic's token counting: an estimate, and marked as one."""
         try:
-            self._keys.authenticate(request)
+            caller = self._keys.authenticate(request)
             envelope = Envelope.parse(await request.body(self._body_limit))
-            model = (await self._serving(envelope))[0].model
+            model = (await self._serving(envelope, caller))[0].model
             betas = beta_values(request)
             asked = endpoint.dialect.decode_request(envelope.decoded(), Decoding(betas=betas))
             tokens = await counting.estimate(asked, profile_of(model).family)
@@ -145,8 +145,8 @@ class Gateway:
     async def models(self, request: ClientRequest, endpoint: Endpoint, name: str | None = None) -> Reply:
         """The model list, or one model of it, in the shape of the endpoint's dialect."""
         try:
-            self._keys.authenticate(request)
-            body = self._listed(request, endpoint.dialect, name)
+            caller = self._keys.authenticate(request)
+            body = self._listed(request, endpoint.dialect, name, permits.visible(caller, self._landscape.catalog))
         except Fault as fault:
             return self._refused(request, endpoint, fault)
         fields = (*JSON, *ids(endpoint.dialect, request.request_id))
@@ -161,7 +161,7 @@ class Gateway:
     async def _call(
         self, request: ClientRequest, endpoint: Endpoint, caller: Caller, envelope: Envelope, *, embeds: bool = False
     ) -> Call:
-        deployments = await self._serving(envelope)
+        deployments = await self._serving(envelope, caller)
         return Call(
             request_id=request.request_id,
             caller=caller,
@@ -178,8 +178,9 @@ class Gateway:
             embeds=embeds,
         )
 
-    async def _serving(self, envelope: Envelope) -> tuple[Deployment, ...]:
-        """The deployments of the model asked for. Looks at SAP again, if it has not lately, before it says no."""
+    async def _serving(self, envelope: Envelope, caller: Caller) -> tuple[Deployment, ...]:
+        """The deployments of the model asked for. Looks at SAP again, if it has not lately, before it says no; says no
+        too where the caller's key is not for that model."""
         name = envelope.get("model", str)
         if not name:
             raise Fault(Kind.MALFORMED, "The member 'model' is missing: name the model to use.", param="model")
@@ -190,11 +191,12 @@ class Gateway:
             words = "No deployment is known yet: looking for them at SAP AI Core has not succeeded."
             raise Fault(Kind.OVERLOADED, words, code="not_ready")
         if not serving:
-            raise listing.unknown_model(name, self._landscape.catalog)
+            raise listing.unknown_model(name, permits.visible(caller, self._landscape.catalog))
+        if caller.models and not permits.may_use(caller, name, self._landscape.catalog):
+            raise permits.forbidden(caller, name, self._landscape.catalog)
         return serving
 
-    def _listed(self, request: ClientRequest, dialect: Dialect, name: str | None) -> object:
-        catalog = self._landscape.catalog
+    def _listed(self, request: ClientRequest, dialect: Dialect, name: str | None, catalog: Catalog) -> object:
         if dialect.name == "anthropic_messages":
             created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._started))
             if name is not None:

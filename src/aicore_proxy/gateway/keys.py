@@ -1,12 +1,14 @@
-"""Client keys: where a request carries them, whether one is right, and how guessers are slowed."""
+"""Client keys: where a request carries them, whether one is right, what it may use, and how guessers are slowed."""
 
 from __future__ import annotations
 
 import hmac
+import re
+import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from hashlib import sha256
+from hashlib import blake2b, sha256
 from ipaddress import IPv6Address
 from urllib.parse import parse_qsl
 
@@ -20,11 +22,57 @@ LONGEST_KEY = 1024
 """Characters. A longer one is wrong without a look at it."""
 
 
+HASH = re.compile(r"sha256:([0-9a-f]{64})", re.IGNORECASE)
+
+
+class ClientKey(Struct, frozen=True):
+    """One key that clients may use. ``digest``: the key's SHA-256, so that the key itself is kept nowhere. ``models``:
+    patterns of the models it may use (``gateway/permits.py``), none: all. ``owner``: for the operator's eyes."""
+
+    name: str
+    digest: bytes
+    models: tuple[str, ...] = ()
+    owner: str = ""
+
+
+def client_key(name: str, given: str, *, models: Iterable[str] = (), owner: str = "") -> ClientKey:
+    """A ClientKey of what a configuration gives: the key, or its hash as ``sha256:`` and 64 hexadecimal digits.
+
+    Raises ValueError, without the key, where there is none or a hash is not one.
+    """
+    given = given.strip()
+    if not given:
+        raise ValueError("the key is empty")
+    if (hashed := HASH.fullmatch(given)) is not None:
+        return ClientKey(name, bytes.fromhex(hashed[1]), tuple(models), owner)
+    if given.lower().startswith("sha256:"):
+        raise ValueError("a hash is written as sha256: and 64 hexadecimal digits")
+    return ClientKey(name, _digest(given), tuple(models), owner)
+
+
+def clashes(keys: Iterable[ClientKey]) -> list[str]:
+    """What is wrong with these keys together, a sentence each: two of one name, or the same key twice."""
+    names: set[str] = set()
+    digests: dict[bytes, str] = {}
+    found = []
+    for key in keys:
+        if key.name in names:
+            found.append(f"Two keys have the name '{key.name}'.")
+        elif key.digest in digests:
+            found.append(f"The keys '{digests[key.digest]}' and '{key.name}' are the same key.")
+        names.add(key.name)
+        digests.setdefault(key.digest, key.name)
+    return found
+
+
 class Caller(Struct, frozen=True):
-    """Who asks: the key's name, and an id that stands for the key in stores (never the key, nor all of its hash)."""
+    """Who asks: the key's name, and an id that stands for the key in stores (never the key, nor all of its hash).
+    ``models``, ``owner``: as in ClientKey."""
 
     name: str
     key_id: str
+    models: tuple[str, ...] = ()
+    owner: str = ""
 
 
 class Throttle(Struct, frozen=True):
@@ -48,20 +96,38 @@ class Strikes(Struct):
 class Keys:
     """The client keys, as hashes. Owns the memory of failures; lives in one event loop.
 
-    ``keys``: pairs of a name and a key. An address is slowed for what it fails, and so is a wrong key that comes from
-    many addresses; a right key is served from anywhere, at any time.
+    An address is slowed for what it fails, and so is a wrong key that comes from many addresses; a right key is served
+    from anywhere, at any time.
+
+    A key is looked up by a keyed hash of its digest, under a secret of this process: what a table compares on the way
+    depends on the key only through that hash, which nobody outside can compute or steer, so that its time tells
+    nothing; and it is the same for one key and for thousands. What was found is then compared in constant time.
     """
 
     def __init__(
         self,
-        keys: Iterable[tuple[str, str]],
+        keys: Iterable[ClientKey],
         throttle: Throttle | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._keys = tuple((digest, Caller(name, digest.hex()[:16])) for name, key in keys for digest in [_digest(key)])
+        """Raises ValueError where ``keys`` clash."""
+        self._secret = secrets.token_bytes(32)
+        self._keys: dict[bytes, tuple[bytes, Caller]] = {}
         self._throttle = throttle or Throttle()
         self._clock = clock
         self._strikes: OrderedDict[str, Strikes] = OrderedDict()
+        self.replace(keys)
+
+    def replace(self, keys: Iterable[ClientKey]) -> None:
+        """Takes these keys instead, from the next request on; who is slowed stays so. Raises ValueError where they
+        clash, and keeps what it had."""
+        keys = list(keys)
+        if problems := clashes(keys):
+            raise ValueError(" ".join(problems))
+        self._keys = {
+            self._blinded(key.digest): (key.digest, Caller(key.name, key.digest.hex()[:16], key.models, key.owner))
+            for key in keys
+        }
 
     def authenticate(self, request: ClientRequest) -> Caller:
         """The caller whose key the request carries. Raises Fault UNAUTHENTICATED or, for guessers, RATE_LIMITED."""
@@ -86,12 +152,11 @@ class Keys:
         return self._known(_digest(key)) is not None
 
     def _known(self, digest: bytes) -> Caller | None:
-        """Compares with every key, to the end, each in constant time: the time tells nothing."""
-        found = None
-        for known, caller in self._keys:
-            if hmac.compare_digest(known, digest):
-                found = caller
-        return found
+        found = self._keys.get(self._blinded(digest))
+        return found[1] if found is not None and hmac.compare_digest(found[0], digest) else None
+
+    def _blinded(self, digest: bytes) -> bytes:
+        return blake2b(digest, digest_size=32, key=self._secret).digest()
 
     def _strike(self, *sources: str) -> None:
         """Notes a failure. Raises Fault RATE_LIMITED while one of its sources is slowed."""

@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 
 from aicore_proxy.gateway.exchange import ClientRequest, Ending, Fields, Handler, Reply, StreamReply, Timings
 from aicore_proxy.protocol.fault import Fault, Kind
+from aicore_proxy.server.forwarded import TrustedProxies
 from aicore_proxy.server.inbox import BodyReads, Inbox, Message, Receive
 
 log = logging.getLogger("aicore_proxy.edge")
@@ -31,12 +32,18 @@ class Endpoint:
     """An ASGI application that hands every request to one Handler. Owns what the conversations share."""
 
     def __init__(
-        self, handler: Handler, timings: Timings | None = None, count: Callable[[int], None] = lambda _: None
+        self,
+        handler: Handler,
+        timings: Timings | None = None,
+        count: Callable[[int], None] = lambda _: None,
+        proxies: TrustedProxies | None = None,
     ) -> None:
-        """``count`` is told +1 and -1 as requests come and go."""
+        """``count`` is told +1 and -1 as requests come and go. ``proxies``: whose word on the client's address counts;
+        None: nobody's."""
         self._handler = handler
         self._timings = timings or Timings()
         self._count = count
+        self.proxies = proxies or TrustedProxies()
         self._request_ids = RequestIds()
         self._reads = BodyReads(self._timings)
 
@@ -44,6 +51,8 @@ class Endpoint:
         if scope["type"] != "http":
             raise RuntimeError(f"The model API does not speak {scope['type']}.")
         self._count(1)
+        if self.proxies and (client := scope.get("client")):
+            scope["client"] = (self.proxies.client(client[0], scope["headers"]), client[1])
         try:
             await Conversation(scope, receive, send, self._timings, self._reads, self._request_ids).run(self._handler)
         finally:

@@ -17,7 +17,7 @@ from aicore_proxy.config.settings import Settings
 from aicore_proxy.gateway.attempts import Attempts, Patience
 from aicore_proxy.gateway.exchange import Timings
 from aicore_proxy.gateway.gateway import Gateway, Landscape
-from aicore_proxy.gateway.keys import Keys
+from aicore_proxy.gateway.keys import Keys, client_key
 from aicore_proxy.gateway.seals import SealKeeper
 from aicore_proxy.landscape import Deployment
 from aicore_proxy.protocol.dialects import Dialect, anthropic_messages, gemini, openai_chat
@@ -62,7 +62,7 @@ class Proxy:
         self.supervisor = Supervisor()
         proxies = Proxies() if direct else Proxies.from_environ(os.environ)
         self._upstream = AiohttpUpstream(tls=tls_context(os.environ), proxies=proxies, keepalive=settings.pool_idle)
-        self._keys = Keys([("default", api_key)])
+        self._keys = Keys([client_key("default", api_key)])
         self._tokens = {
             key.name: TokenProvider(key, self._upstream, self.supervisor, tls=client_tls(key, os.environ))
             for key in service_keys

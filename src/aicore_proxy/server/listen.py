@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import socket
+import ssl
 import sys
 from functools import partial
 from typing import Any
@@ -68,10 +69,17 @@ def _listener(family: int, address: tuple[Any, ...]) -> socket.socket | None:
     return listener
 
 
-def server(app: Any, *, limits: Limits | None = None, graceful_timeout: float | None = None) -> uvicorn.Server:
+def server(
+    app: Any,
+    *,
+    limits: Limits | None = None,
+    graceful_timeout: float | None = None,
+    tls: ssl.SSLContext | None = None,
+) -> uvicorn.Server:
     """uvicorn's server with our edge. No proxy headers (the peer's address is the peer's), no version, no access log.
 
     ``graceful_timeout``: seconds that answers may still take after a signal to stop; None: as long as they need.
+    ``tls``: the listeners speak TLS (server/tls.py).
     """
     config = uvicorn.Config(
         app,
@@ -85,6 +93,7 @@ def server(app: Any, *, limits: Limits | None = None, graceful_timeout: float | 
         server_header=False,
         access_log=False,
         log_config=None,
+        ssl_context_factory=None if tls is None else lambda _config, _default: tls,
         timeout_graceful_shutdown=None if graceful_timeout is None else max(1, round(graceful_timeout)),
     )
     return uvicorn.Server(config)
