@@ -3,7 +3,7 @@
 Every dialect's codec reads its wire form into these values and writes them out again; no codec knows another.
 All values are immutable. Members that a codec does not know go to ``extras`` of the node they stood on (wire names,
 wire values), blocks that it does not know to ``Foreign``: encoders of the same dialect write them back, and
-:func:`cleared` removes them, with a ``Loss`` each, before another dialect writes.
+``clearing.cleared`` removes them, with a ``Loss`` each, before another dialect writes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from msgspec import Struct, field
-from msgspec.structs import replace
 
 Json = Any
 """A decoded JSON value. The only ``Any`` in the protocol room."""
@@ -353,55 +352,6 @@ class Encoded(Struct, frozen=True):
     body: dict[str, Json]
     losses: tuple[Loss, ...] = ()
     undo: Undo = Undo()
-
-
-def cleared(request: Request, dialect: str, losses: list[Loss]) -> Request:
-    """``request`` without what only its source dialect understands, for an encoder of ``dialect``; each thing taken
-    away is appended to ``losses``. The same request where both are the same dialect."""
-    if request.source == dialect:
-        return request
-
-    def lost(path: str, extras: Extras) -> None:
-        losses.extend(Loss(f"{path}{name}", dialect) for name in extras)
-
-    def bare(part: Part, path: str) -> Part | None:
-        match part:
-            case Foreign(dialect=owner, block=block):
-                if owner == dialect:
-                    return part
-                name = block.get("type") or next(iter(block), "unknown")
-                losses.append(Loss(f"{path}{name}", dialect, reason="block of another API"))
-                return None
-            case ToolResult(content=content):
-                kept = tuple(p for p in (bare(piece, path) for piece in content) if p is not None)
-                lost(path, part.extras)
-                return replace(part, content=kept, extras=NOTHING)
-            case _:
-                if part.extras:
-                    lost(path, part.extras)
-                    return replace(part, extras=NOTHING)
-                return part
-
-    turns = []
-    for turn in request.turns:
-        lost("messages.", turn.extras)
-        parts = tuple(p for p in (bare(part, "content.") for part in turn.parts) if p is not None)
-        turns.append(replace(turn, parts=parts, extras=NOTHING))
-    for tool in request.tools:
-        lost("tools.", tool.extras)
-    lost("", request.extras)
-    if request.tool_choice:
-        lost("tool_choice.", request.tool_choice.extras)
-    if request.reasoning:
-        lost("reasoning.", request.reasoning.extras)
-    return replace(
-        request,
-        turns=tuple(turns),
-        tools=tuple(replace(tool, extras=NOTHING) for tool in request.tools),
-        tool_choice=request.tool_choice and replace(request.tool_choice, extras=NOTHING),
-        reasoning=request.reasoning and replace(request.reasoning, extras=NOTHING),
-        extras=NOTHING,
-    )
 
 
 def called_names(turns: Sequence[Turn]) -> dict[str, str]:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from msgspec.structs import replace
 
+from aicore_proxy.protocol.clearing import cleared
 from aicore_proxy.protocol.dialects import Target
 from aicore_proxy.protocol.dialects.anthropic_messages.blocks import Drafting, compact
 from aicore_proxy.protocol.dialects.anthropic_messages.conversation import (
@@ -25,7 +26,7 @@ from aicore_proxy.protocol.dialects.anthropic_messages.conversation import (
 from aicore_proxy.protocol.dialects.anthropic_messages.offer import Offer, offered
 from aicore_proxy.protocol.dialects.anthropic_messages.reading import NAME
 from aicore_proxy.protocol.dialects.anthropic_messages.thinking import Thinking, thinking_for
-from aicore_proxy.protocol.neutral import Encoded, Json, Loss, Request, Sampling, Undo, cleared
+from aicore_proxy.protocol.neutral import Encoded, Json, Loss, Request, Sampling, Undo
 from aicore_proxy.protocol.profiles import Profile
 
 JSON_ONLY = "Answer with a single JSON object and nothing else: no words around it, no code fence."

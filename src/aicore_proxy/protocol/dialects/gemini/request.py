@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from aicore_proxy.protocol.clearing import cleared
 from aicore_proxy.protocol.dialects import Decoding, Target
 from aicore_proxy.protocol.dialects.gemini.generation import (
     generation_config,
@@ -29,7 +30,7 @@ from aicore_proxy.protocol.dialects.gemini.offer import (
 )
 from aicore_proxy.protocol.dialects.gemini.parts import PartWriter, decode_part
 from aicore_proxy.protocol.dialects.gemini.wire import NAME, Node, malformed
-from aicore_proxy.protocol.neutral import Encoded, Loss, Request, Turn, Undo, cleared
+from aicore_proxy.protocol.neutral import Encoded, Loss, Request, Turn, Undo
 
 Json = Any
 

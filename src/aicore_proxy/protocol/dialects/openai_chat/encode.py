@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from aicore_proxy.protocol.clearing import cleared
 from aicore_proxy.protocol.dialects import Target
 from aicore_proxy.protocol.dialects.openai_chat.asking import encode_effort, encode_output, encode_sampling
 from aicore_proxy.protocol.dialects.openai_chat.conversation import Conversation
 from aicore_proxy.protocol.dialects.openai_chat.reading import NAME
 from aicore_proxy.protocol.dialects.openai_chat.tools import Naming, encode_tools
-from aicore_proxy.protocol.neutral import Encoded, Loss, Request, Text, Turn, cleared
+from aicore_proxy.protocol.neutral import Encoded, Loss, Request, Text, Turn
 
 
 def encode_request(request: Request, target: Target) -> Encoded:

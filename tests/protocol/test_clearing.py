@@ -1,0 +1,37 @@
+"""What only the source dialect understands: told by name, and fatal where the user said something with it."""
+
+from __future__ import annotations
+
+import pytest
+
+from aicore_proxy.protocol.clearing import cleared
+from aicore_proxy.protocol.neutral import Foreign, Loss, Request, Text, ToolResult, Turn
+
+BLOCK = Foreign("anthropic_messages", {"type": "container_upload", "file_id": "file_1"})
+TEXT = Text("Hello")
+
+
+@pytest.mark.parametrize(
+    ("turn", "harmless"),
+    [
+        (Turn("user", (TEXT, BLOCK)), False),
+        (Turn("system", (BLOCK,)), False),
+        (Turn("developer", (BLOCK,)), False),
+        (Turn("assistant", (TEXT, BLOCK)), True),
+        (Turn("user", (ToolResult("call_1", (TEXT, BLOCK)),)), True),
+    ],
+    ids=["user", "system", "developer", "assistant", "tool result"],
+)
+def test_a_block_of_another_dialect_is_fatal_where_the_user_speaks(turn: Turn, harmless: bool) -> None:
+    losses: list[Loss] = []
+    request = Request("anthropic_messages", "m", (turn,), stream=False)
+    left = cleared(request, "gemini", losses)
+    assert losses == [Loss("content.container_upload", "gemini", harmless, "block of another API")]
+    assert not any(isinstance(part, Foreign) for part in left.turns[0].parts)
+
+
+def test_its_own_dialect_keeps_it() -> None:
+    losses: list[Loss] = []
+    request = Request("anthropic_messages", "m", (Turn("user", (TEXT, BLOCK)),), stream=False)
+    assert cleared(request, "anthropic_messages", losses) is request
+    assert losses == []
