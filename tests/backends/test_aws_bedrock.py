@@ -509,4 +509,4 @@ def test_a_translated_request_goes_through_the_same_edits() -> None:
     assert sent(prepared) == {
         "max_tokens": 32000, "messages": [{"role": "user", "content": "q"}], "anthropic_version": "bedrock-2023-05-31",
     }  # fmt: skip
-    assert lost(prepared) == ["metadata"]
+    assert lost(prepared) == ["user"]

@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from tests.end_to_end.driving import Talk
 
 KEY = "sk-test-end-to-end"
 
@@ -181,6 +182,12 @@ def simulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Simulator]:
     """The demo landscape."""
     with running_simulator(tmp_path_factory.mktemp("simulator")) as simulator:
         yield simulator
+
+
+@pytest.fixture
+def talk(simulator: Simulator) -> Talk:
+    """A conversation whose requests are found at the simulator."""
+    return Talk(simulator)
 
 
 @pytest.fixture(scope="session")

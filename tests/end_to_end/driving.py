@@ -10,9 +10,10 @@ import json
 import secrets
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tests.end_to_end.conftest import Simulator
+if TYPE_CHECKING:
+    from tests.end_to_end.conftest import Simulator
 
 FAMILIES = {
     "gpt-5": "gpt",

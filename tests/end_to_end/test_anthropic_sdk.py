@@ -54,16 +54,51 @@ async def client(request: pytest.FixtureRequest, proxy: Proxy) -> AsyncIterator[
     await done(client.close())
 
 
-@pytest.fixture
-def talk(simulator: Simulator) -> Talk:
-    return Talk(simulator)
-
-
 def user(content: Any) -> list[Any]:
     return [{"role": "user", "content": content}]
 
 
 # --- text
+
+
+@pytest.mark.parametrize("model", MODELS)
+async def test_marked_system_blocks_and_a_system_message_in_the_middle(client: Any, talk: Talk, model: str) -> None:
+    marked: Any = {"type": "text", "text": "Be terse.", "cache_control": {"type": "ephemeral"}}
+    asked = talk.prompt()
+    messages: Any = [
+        *user("Hello"), {"role": "assistant", "content": "Hello!"}, *user(asked),
+        {"role": "system", "content": "The user is in a hurry."},
+    ]  # fmt: skip
+
+    answer = await done(
+        client.messages.create(
+            model=model, max_tokens=200, messages=messages,
+            system=[{"type": "text", "text": "You are an agent."}, marked],
+        )
+    )  # fmt: skip
+
+    assert any(block.type == "text" and block.text for block in answer.content)
+    body = talk.last(model)
+    match FAMILIES[model]:
+        case "claude":
+            assert body["system"] == [{"type": "text", "text": "You are an agent."}, marked]
+            told = body["messages"]
+        case "gpt":
+            first = body["messages"][0]
+            told = body["messages"]
+            assert (first["role"], first["content"]) in (
+                ("system", "You are an agent.\nBe terse."),
+                ("system", [{"type": "text", "text": "You are an agent."}, {"type": "text", "text": "Be terse."}]),
+            )
+        case _:
+            assert [part["text"] for part in body["systemInstruction"]["parts"]] == ["You are an agent.", "Be terse."]
+            told = body["contents"]
+    # At its place, after the question: not hoisted to the front, where it would break prompt caches
+    last = str(told[-1])
+    assert "The user is in a hurry." in last
+    assert talk.mark in str(told[-2:])
+    assert "hurry" not in str(told[:-1])
+    assert "cache_control" not in str(body) or FAMILIES[model] == "claude"
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -468,6 +503,43 @@ async def test_an_upstream_s_refusal_is_the_sdk_s_error(
     assert caught.value.request_id == caught.value.response.headers["request-id"]
     assert script["status"] != 429 or caught.value.response.headers["retry-after"] == "7"
     assert len(talk.received()) == (1 if script["status"] == 400 else 3 if model == "gpt-5" else 2)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("model", MODELS)
+async def test_too_long_a_conversation_is_what_clients_compact_on(
+    client: Any, talk: Talk, model: str, stream: bool
+) -> None:
+    messages = user(talk.prompt(refuse="context_length"))
+
+    with pytest.raises(anthropic.BadRequestError) as caught:
+        await done(client.messages.create(model=model, max_tokens=50, messages=messages, stream=stream))
+
+    assert caught.value.type == "invalid_request_error"
+    assert "prompt is too long" in caught.value.message
+    talk.last(model, stream=stream)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("model", MODELS)
+async def test_a_filtered_prompt_is_refused_in_the_filter_s_words(
+    client: Any, talk: Talk, model: str, stream: bool
+) -> None:
+    messages = user(talk.prompt(refuse="content_filter"))
+
+    async def ask() -> Any:
+        return await done(client.messages.create(model=model, max_tokens=50, messages=messages, stream=stream))
+
+    if FAMILIES[model] == "gemini":  # whose answer to a blocked prompt is an answer without a candidate
+        answer = await ask()
+        events = await listed(answer) if stream else []
+        deltas = [event.delta.stop_reason for event in events if event.type == "message_delta"]
+        assert (deltas if stream else [answer.stop_reason]) == ["refusal"]
+    else:
+        with pytest.raises(anthropic.BadRequestError, match=r"content (management|filtering) policy") as caught:
+            await ask()
+        assert caught.value.type == "invalid_request_error"
+    talk.last(model, stream=stream)
 
 
 async def test_wrong_keys_unknown_models_and_threads(client: Any, talk: Talk) -> None:

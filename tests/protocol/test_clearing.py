@@ -30,6 +30,15 @@ def test_a_block_of_another_dialect_is_fatal_where_the_user_speaks(turn: Turn, h
     assert not any(isinstance(part, Foreign) for part in left.turns[0].parts)
 
 
+def test_where_the_client_said_it_is_told() -> None:
+    losses: list[Loss] = []
+    block = Foreign("a", {"type": "odd"}, "messages.3.content.1")
+    cleared(Request("a", "m", (Turn("user", (block,)),), stream=False), "gemini", losses)
+    assert losses == [
+        Loss("messages.3.content.1", "gemini", False, "a block of type 'odd', which only another API has")
+    ]
+
+
 def test_its_own_dialect_keeps_it() -> None:
     losses: list[Loss] = []
     request = Request("anthropic_messages", "m", (Turn("user", (TEXT, BLOCK)),), stream=False)

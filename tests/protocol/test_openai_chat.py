@@ -247,7 +247,9 @@ def test_its_parts_are_what_they_say() -> None:
         Media("document", "application/pdf", data="aGk=", name="a.pdf"),
         Media("document", "text/plain", text="hi", name="a.txt"),
         Media("document", file_id="file-1"),
-        Foreign(NAME, {"type": "video_url", "video_url": {"url": "https://example.org/a.mp4"}}),
+        Foreign(
+            NAME, {"type": "video_url", "video_url": {"url": "https://example.org/a.mp4"}}, "messages[2].content[7]"
+        ),
     )
     assert request.turns[3].parts == (
         Reasoning("I think."),
@@ -307,6 +309,9 @@ def test_its_parts_are_what_they_say() -> None:
              {"type": "text", "text": "a", "cache_control": {"type": "ephemeral"}}]}]}),
         ({"messages": [{"role": "assistant", "content": "a", "reasoning": "t"}]},
          {"messages": [{"role": "assistant", "content": "a", "reasoning_content": "t"}]}),
+        ({"messages": [{"role": "assistant", "content": "a", "thinking_blocks": [
+            {"type": "thinking", "thinking": "t", "signature": "s"}, {"type": "redacted_thinking", "data": "r"}]}]},
+         {"messages": [{"role": "assistant", "content": "a", "reasoning_content": "t"}]}),
     ],
 )  # fmt: skip
 def test_what_means_the_same_is_written_the_same(given_: Body, same_as: Body) -> None:
@@ -333,6 +338,15 @@ def test_deprecated_functions_keep_their_form_in_the_same_dialect_and_are_tools_
     assert request.tool_choice == ToolChoice("tool", name="weather")
 
 
+def test_thinking_blocks_keep_their_signatures() -> None:
+    blocks = [{"type": "thinking", "thinking": "t", "signature": "s"}, {"type": "redacted_thinking", "data": "r"}]
+    turns = [{"role": "user", "content": "q"},
+             {"role": "assistant", "content": "a", "reasoning_content": "t", "thinking_blocks": blocks}]  # fmt: skip
+    assert decoded(chat(messages=turns)).turns[1].parts == (
+        Reasoning("t", Seal("claude", "s")), Reasoning("", Seal("claude", "r"), redacted=True), Text("a"),
+    )  # fmt: skip
+
+
 # Malformed
 
 
@@ -357,6 +371,10 @@ def test_deprecated_functions_keep_their_form_in_the_same_dialect_and_are_tools_
         ({"messages": [{"role": "assistant", "tool_calls": {}}]}, "messages[0].tool_calls"),
         ({"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": 5}}]}]},
          "messages[0].tool_calls[0].function.arguments"),
+        ({"messages": [{"role": "assistant", "thinking_blocks": "x"}]}, "messages[0].thinking_blocks"),
+        ({"messages": [{"role": "assistant", "thinking_blocks": [5]}]}, "messages[0].thinking_blocks[0]"),
+        ({"messages": [{"role": "assistant", "thinking_blocks": [{"thinking": "", "signature": 5}]}]},
+         "messages[0].thinking_blocks[0].signature"),
         ({"tools": [{"type": 5}]}, "tools[0].type"),
         ({"tool_choice": {"type": 5}}, "tool_choice.type"),
         ({"model": ""}, "model"),
@@ -528,6 +546,19 @@ def test_documents_are_files_or_text() -> None:
             ],
         }
     ]
+
+
+@pytest.mark.parametrize(
+    ("media", "name"),
+    [
+        (Media("document", "application/pdf", data="aGk=", name="Annual report"), "Annual report.pdf"),
+        (Media("document", data="aGk=", name="a.PDF"), "a.PDF"),
+        (Media("document", "text/csv", data="aGk=", name="table.csv"), "table.csv"),
+    ],
+)
+def test_a_file_s_name_says_what_it_is(media: Media, name: str) -> None:
+    (part,) = messages(said(media))[0]["content"]
+    assert part["file"]["filename"] == name
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from aicore_proxy.backends import Ask, Prepared
 from aicore_proxy.backends.amend import Amending, without
@@ -18,7 +19,7 @@ from aicore_proxy.backends.bedrock_messages import Blocks, Conversation
 from aicore_proxy.backends.bedrock_shapes import MARK, outline, taken, unthought_loop
 from aicore_proxy.landscape import Deployment
 from aicore_proxy.protocol.envelope import Envelope, unreadable
-from aicore_proxy.protocol.neutral import Encoded, Json
+from aicore_proxy.protocol.neutral import Encoded, Json, Loss
 from aicore_proxy.protocol.profiles import Profile, budget_of, effort_of, nearest_effort, profile_of
 
 VERSION = "bedrock-2023-05-31"
@@ -53,11 +54,14 @@ class AwsBedrock:
 
     def translated(self, encoded: Encoded, deployment: Deployment, ask: Ask) -> Prepared:
         """A body of the Messages encoder, through the same amendments."""
+        # The other dialects' ``user``, under the name that their clients know it by
+        named = (Loss("user", TARGET, reason="Bedrock takes no metadata"),) if "metadata" in encoded.body else ()
         try:
-            body = msgspec.json.encode(encoded.body)
+            body = msgspec.json.encode({name: value for name, value in encoded.body.items() if name != "metadata"})
         except (UnicodeEncodeError, RecursionError, msgspec.MsgspecError) as error:
             raise unreadable(error) from None
-        return self.relayed(Envelope.parse(body), deployment, ask)
+        prepared = self.relayed(Envelope.parse(body), deployment, ask)
+        return replace(prepared, losses=(*named, *prepared.losses))
 
 
 def amend(amending: Amending, profile: Profile, betas: tuple[str, ...]) -> None:

@@ -26,7 +26,10 @@ def cleared(request: Request, dialect: str, losses: list[Loss]) -> Request:
                 if owner == dialect:
                     return part
                 name = block.get("type") or next(iter(block), "unknown")
-                losses.append(Loss(f"{path}{name}", dialect, harmless, "block of another API"))
+                field, why = f"{path}{name}", "block of another API"
+                if part.path and not harmless:
+                    field, why = part.path, f"a block of type '{name}', which only another API has"
+                losses.append(Loss(field, dialect, harmless, why))
                 return None
             case ToolResult(content=content):
                 kept = tuple(p for p in (bare(piece, path) for piece in content) if p is not None)

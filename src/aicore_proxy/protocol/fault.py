@@ -123,6 +123,7 @@ TOO_LONG = (
 FILTERED = (
     "content_filter",
     "content management policy",
+    "content filtering policy",
     "prompt filtered due to safety",
     "responsibleaipolicyviolation",
 )

@@ -100,10 +100,11 @@ class Refusal(Struct, frozen=True, tag=True):
 
 
 class Foreign(Struct, frozen=True, tag=True):
-    """A block that only its own dialect understands, kept whole."""
+    """A block that only its own dialect understands, kept whole. ``path``: where it stood in a client's request."""
 
     dialect: str
     block: Mapping[str, Json]
+    path: str = ""
 
 
 Part = Text | Media | Reasoning | ToolCall | ToolResult | Refusal | Foreign
@@ -339,11 +340,13 @@ class Loss(Struct, frozen=True):
 
 class Undo(Struct, frozen=True):
     """What an answer must have turned back: tool names that the target's alphabet could not hold (target -> client),
-    a tool that stands for structured output (its calls become text), and tools whose calls are ``custom``."""
+    a tool that stands for structured output (its calls become text), tools whose calls are ``custom``, and a text that
+    is to be JSON alone (``bare_json``)."""
 
     tool_names: Mapping[str, str] = field(default_factory=dict)
     output_tool: str | None = None
     custom_tools: frozenset[str] = frozenset()
+    bare_json: bool = False
 
 
 class Encoded(Struct, frozen=True):

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import msgspec
 from msgspec.structs import replace
 
+from aicore_proxy.protocol.json_mode import Unfenced
 from aicore_proxy.protocol.neutral import (
     NOTHING,
     Annotated,
@@ -36,7 +37,7 @@ class Restoring:
     """Turns back one answer. Owned by its pipe. ``source`` and ``target``: names of the dialects that it came in and
     goes out in; ``fresh_id``: what calls are named by where the upstream gave them no id."""
 
-    __slots__ = ("_called", "_fresh_id", "_gone", "_outputs", "_same", "_target", "_texts", "_undo")
+    __slots__ = ("_bare", "_called", "_fresh_id", "_gone", "_outputs", "_same", "_target", "_texts", "_undo")
 
     def __init__(self, undo: Undo, source: str, target: str, fresh_id: str) -> None:
         self._undo = undo
@@ -47,12 +48,13 @@ class Restoring:
         self._outputs: dict[int, Place] = {}
         self._called: set[int] = set()
         self._texts: dict[Place, list[str]] = {}
+        self._bare: dict[Place, Unfenced] = {}
 
     def __call__(self, event: Event) -> Sequence[Event]:
         """What the client gets for ``event``: usually itself."""
         match event:
             case Delta():
-                return self._delta(event) if self._gone or self._texts else (event,)
+                return self._delta(event) if self._gone or self._texts or self._bare else (event,)
             case Open(part=part):
                 return self._open(event, part)
             case Close(index=index, candidate=candidate):
@@ -83,6 +85,9 @@ class Restoring:
                 return ()
             case Foreign():
                 pass
+            case Text() if self._undo.bare_json:
+                self._bare[place] = unfenced = Unfenced()
+                part = Text(unfenced.feed(part.text))
             case _ if part.extras and not self._same:
                 part = replace(part, extras=NOTHING)
         return (self._moved(replace(event, part=part)),)
@@ -115,16 +120,25 @@ class Restoring:
         if place in self._texts:
             self._texts[place].append(event.text)
             return ()
+        if place in self._bare:
+            text = self._bare[place].feed(event.text)
+            return (self._moved(replace(event, text=text)),) if text else ()
         return (self._moved(event),)
 
     def _flushed(self, event: Close) -> Sequence[Event]:
-        """The text of a custom call, out of the arguments that held it."""
-        texts = self._texts.pop((event.candidate, event.index), None)
-        return () if texts is None else (self._moved(Delta(event.index, free_text("".join(texts)), event.candidate)),)
+        """What was held back of a part: the text of a custom call, out of the arguments that held it; the end of a
+        text that is to be JSON alone."""
+        place = (event.candidate, event.index)
+        text = ""
+        if place in self._texts:
+            text = free_text("".join(self._texts.pop(place)))
+        elif place in self._bare:
+            text = self._bare.pop(place).end()
+        return (self._moved(Delta(event.index, text, event.candidate)),) if text else ()
 
     def _all_flushed(self, candidate: int) -> Sequence[Event]:
-        """The texts of custom calls that nobody closed."""
-        left = [place for place in self._texts if place[0] == candidate]
+        """What was held back of parts that nobody closed."""
+        left = [place for place in (*self._texts, *self._bare) if place[0] == candidate]
         return [event for _, index in left for event in self._flushed(Close(index, candidate))]
 
     def _finish(self, event: Finish) -> Finish:

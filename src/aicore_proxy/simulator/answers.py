@@ -14,6 +14,7 @@ from aicore_proxy.simulator.fitting import fit
 from aicore_proxy.simulator.scripts import Script
 
 QUOTED = 20_000
+ANY_OBJECT = {"type": "object"}
 THOUGHT = "The request is simulated, so a short answer is enough."
 _PIECE = re.compile(r"\s*\S+(?:\s+\S+)?\s*|\s+")
 
@@ -28,7 +29,7 @@ class ToolSpec(Struct, frozen=True):
 class Prompt(Struct):
     """What the answer depends on. ``choice`` is auto, none, any or the name of the tool that must be called;
     ``results``: the texts of the tool results if they are the last turn; ``schema``: what the answer's JSON must fit
-    (``{}``: any object)."""
+    (``ANY_OBJECT``: any)."""
 
     model: str
     stream: bool
@@ -164,16 +165,16 @@ def _text(prompt: Prompt, script: Script, calling: bool) -> Block | None:
         return Block("text", script.text) if script.text else None
     if calling:
         return None
-    if prompt.schema is not None:
+    if prompt.schema is not None and prompt.schema != ANY_OBJECT:
         return Block("text", msgspec.json.encode(fit(prompt.schema, quote)).decode())
-    if prompt.results:
-        return Block("text", f"The tool answered: {quote}")
+    words = f"The tool answered: {quote}" if prompt.results else _words(prompt)
+    return Block("text", words if prompt.schema is None else msgspec.json.encode({"answer": words}).decode())
+
+
+def _words(prompt: Prompt) -> str:
     asked = " ".join(prompt.last_user.split())
     shown = asked if len(asked) <= 200 else asked[:200] + "…"
-    return Block(
-        "text",
-        f"This is {prompt.model}, simulated. You said: {shown}" if shown else f"This is {prompt.model}, simulated.",
-    )
+    return f"This is {prompt.model}, simulated. You said: {shown}" if shown else f"This is {prompt.model}, simulated."
 
 
 def _stop(answer: Answer, prompt: Prompt) -> None:

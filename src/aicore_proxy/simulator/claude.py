@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -20,6 +21,7 @@ from aicore_proxy.simulator.operation import SSE, Frame, Setting, encode, object
 THROTTLED = "Too many tokens, please wait before trying again."
 CACHE_LIFE = 300.0
 MEDIA_TOKENS = 1_500
+TELLS_JSON = re.compile(r"(?i)\b(?:answer|reply|respond) (?:only )?with [\w ]*\bJSON object\b")
 _STOP = {"stop": "end_turn", "stop_sequence": "stop_sequence", "length": "max_tokens", "calls": "tool_use",
          "content_filter": "refusal", "refusal": "refusal"}  # fmt: skip
 ERROR_TYPES = {400: "ValidationException", 403: "AccessDeniedException", 404: "ResourceNotFoundException",
@@ -85,6 +87,8 @@ class Invoke:
         prompt.choice = chosen["name"] if chosen.get("type") == "tool" else chosen.get("type", "auto")
         form = (body.get("output_config") or {}).get("format")
         prompt.schema = form.get("schema") or {"type": "object"} if form else None
+        if form is None and _told_json(body.get("system")):
+            prompt.schema = {"type": "object"}
         prompt.thinking = (body.get("thinking") or {}).get("type") in ("enabled", "adaptive")
         prompt.max_tokens = body["max_tokens"]
         prompt.stop = list(body.get("stop_sequences") or [])
@@ -252,6 +256,12 @@ def _delta(kind: str, piece: str) -> dict[str, Any]:
     if kind == "text":
         return {"type": "text_delta", "text": piece}
     return {"type": "input_json_delta", "partial_json": piece}
+
+
+def _told_json(system: Any) -> bool:
+    """Whether the last words of the system prompt demand JSON: there is no mode for it, and the model obeys."""
+    blocks = _blocks(system or [])
+    return bool(blocks) and re.search(TELLS_JSON, str(blocks[-1].get("text", ""))) is not None
 
 
 def text_of(content: Any) -> str:

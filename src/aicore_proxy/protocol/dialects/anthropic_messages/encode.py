@@ -26,10 +26,9 @@ from aicore_proxy.protocol.dialects.anthropic_messages.conversation import (
 from aicore_proxy.protocol.dialects.anthropic_messages.offer import Offer, offered
 from aicore_proxy.protocol.dialects.anthropic_messages.reading import NAME
 from aicore_proxy.protocol.dialects.anthropic_messages.thinking import Thinking, thinking_for
+from aicore_proxy.protocol.json_mode import JSON_ONLY
 from aicore_proxy.protocol.neutral import Encoded, Json, Loss, Request, Sampling, Undo
 from aicore_proxy.protocol.profiles import Profile
-
-JSON_ONLY = "Answer with a single JSON object and nothing else: no words around it, no code fence."
 
 
 def encode_request(request: Request, target: Target) -> Encoded:
@@ -45,7 +44,8 @@ def encode_request(request: Request, target: Target) -> Encoded:
         *before, last = request.turns
         leading, turns = [part for turn in before for part in turn.parts], [replace(last, role="user")]
     system = write_system(leading, draft)
-    if request.output is not None and request.output.kind == "json":
+    wants_json = request.output is not None and request.output.kind == "json"
+    if wants_json:
         system.append({"type": "text", "text": JSON_ONLY})
     messages = write_messages(turns, draft, mid_system=profile.mid_system)
     prefill = trimmed_end(messages)
@@ -59,7 +59,7 @@ def encode_request(request: Request, target: Target) -> Encoded:
     body = _body(request, target, offer, system, messages, thinking)
     body |= sampled(request.sampling, profile, thinking.on, draft)
     _lose_unsaid(request, draft)
-    undo = Undo(draft.renamed, offer.output_tool, offer.custom_tools)
+    undo = Undo(draft.renamed, offer.output_tool, offer.custom_tools, bare_json=wants_json)
     return Encoded(body, (*losses, *draft.losses), undo)
 
 

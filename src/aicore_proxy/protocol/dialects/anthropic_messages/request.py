@@ -223,7 +223,7 @@ def decode_part(block: Mapping[str, Json], path: str) -> Part:
         case "search_result" | "tool_reference":
             return decode_reference(block, kind, path)
         case _:
-            return Foreign(NAME, dict(block))
+            return Foreign(NAME, dict(block), path)
 
 
 def decode_call(block: Mapping[str, Json], path: str) -> ToolCall:
@@ -290,7 +290,7 @@ def decode_media(block: Mapping[str, Json], kind: Literal["image", "document"], 
             fields = {"media_type": "text/plain", "text": words}
             extras = {**extras, "source": source}
         case _:
-            return Foreign(NAME, dict(block))
+            return Foreign(NAME, dict(block), path)
     name = optional(block, "title", str, path) if kind == "document" else None
     return Media(kind, name=name, cache=cache, extras=extras, **fields)
 

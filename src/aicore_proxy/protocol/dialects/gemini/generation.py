@@ -230,7 +230,9 @@ def _format(request: Request, profile: Profile, losses: list[Loss]) -> dict[str,
         case Output(kind="text"):
             return {"responseMimeType": "text/plain"} if request.source == NAME else {}
         case Output(kind="json") if conflicting(request, profile):
-            losses.append(Loss("response_format", NAME, reason="JSON mode is refused beside functions before Gemini 3"))
+            losses.append(
+                Loss("response_format", NAME, reason="refused beside functions before Gemini 3: asked for in words")
+            )
             return {}
         case Output(kind="json"):
             return {"responseMimeType": "application/json"}

@@ -71,7 +71,7 @@ def decode_part(node: Node, call_id: str = "", result_id: str = "") -> list[Part
     media = media_of(node)
     text = node.text("text") if media is None else None
     if media is None and text is None:
-        return [Foreign(NAME, dict(node.value))]
+        return [Foreign(NAME, dict(node.value), node.path)]
     seal = seal_of(node.text("thoughtSignature"))
     if media is not None:
         return [msgspec.structs.replace(media, extras={**media.extras, **node.rest()}), *_behind(seal)]

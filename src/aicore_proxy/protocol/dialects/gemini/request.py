@@ -21,6 +21,7 @@ from aicore_proxy.protocol.dialects.gemini.generation import (
 )
 from aicore_proxy.protocol.dialects.gemini.history import HistoryReader, renamed, signed, system_and_contents
 from aicore_proxy.protocol.dialects.gemini.offer import (
+    conflicting,
     declared_tools,
     legal_names,
     output_tool_of,
@@ -30,6 +31,7 @@ from aicore_proxy.protocol.dialects.gemini.offer import (
 )
 from aicore_proxy.protocol.dialects.gemini.parts import PartWriter, decode_part
 from aicore_proxy.protocol.dialects.gemini.wire import NAME, Node, malformed
+from aicore_proxy.protocol.json_mode import JSON_ONLY
 from aicore_proxy.protocol.neutral import Encoded, Loss, Request, Turn, Undo
 
 Json = Any
@@ -96,6 +98,9 @@ def encode_request(request: Request, target: Target) -> Encoded:
     if profile.signed_calls:
         signed(contents)
     body: dict[str, Json] = {"contents": contents}
+    in_words = request.output is not None and request.output.kind == "json" and conflicting(request, profile)
+    if in_words:
+        system.append({"text": JSON_ONLY})
     if system:
         body["systemInstruction"] = {"parts": system}
     output_tool = output_tool_of(request, profile)
@@ -114,7 +119,7 @@ def encode_request(request: Request, target: Target) -> Encoded:
         body["generationConfig"] = config
     _unsaid(request, losses)
     custom = frozenset(tool.name for tool in request.tools if tool.kind == "custom")
-    undo = Undo(renamed(names), output_tool.name if output_tool else None, custom)
+    undo = Undo(renamed(names), output_tool.name if output_tool else None, custom, bare_json=in_words)
     return Encoded(body, tuple(dict.fromkeys(losses)), undo)
 
 

@@ -50,7 +50,7 @@ def decode_part(part: Json, path: str) -> Part:
         case "file":
             return _file(part, path)
         case _:
-            return Foreign(NAME, part)
+            return Foreign(NAME, part, path)
 
 
 def _with(extras: dict[str, Json], more: Extras) -> Extras:
@@ -160,7 +160,7 @@ def encode_media(media: Media, *, own: bool) -> dict[str, Any] | None:
         case Media(kind="document", text=str(text)):
             return _file_part(media, data_url("text/plain", base64.b64encode(text.encode()).decode()))
         case Media(kind="document", data=str(data)):
-            return _file_part(media, data_url(media.media_type or PDF, data), default_name=None if own else "file.pdf")
+            return _file_part(media, data_url(media.media_type or PDF, data), None if own else _pdf_name(media))
         case Media(kind="document", url=str(url)) if own:
             return _file_part(media, url)
         case Media(kind="document", file_id=str(file_id)) if own:
@@ -170,8 +170,14 @@ def encode_media(media: Media, *, own: bool) -> dict[str, Any] | None:
             return None
 
 
-def _file_part(media: Media, told: str, default_name: str | None = None) -> dict[str, Any]:
-    name = media.name or default_name
+def _pdf_name(media: Media) -> str:
+    """OpenAI reads a file by the ending of its name; other dialects' titles have none."""
+    name = media.name or "file"
+    return name if name.lower().endswith(".pdf") or media.media_type not in (None, PDF) else f"{name}.pdf"
+
+
+def _file_part(media: Media, told: str, given_name: str | None = None) -> dict[str, Any]:
+    name = given_name or media.name
     return _written(media, "file", {"file_data": told, **({"filename": name} if name else {})})
 
 

@@ -4,8 +4,8 @@ Normalised on the way, all of one meaning: null members are absent; a string con
 content beside tool calls is none; ``max_tokens`` and ``max_completion_tokens`` are one (the latter wins), a string
 ``stop`` is a list of one; ``reasoning.effort``, ``thinking`` and ``reasoning_effort`` are one; a message's
 ``cache_control`` stands on its last part; consecutive ``tool`` messages are one turn; ``reasoning`` of a message is
-``reasoning_content``; functions written flat (Cursor) are nested; ``response_format: text`` beside ``verbosity`` is
-none.
+``reasoning_content``, and ``thinking_blocks`` (LiteLLM) stand for both; functions written flat (Cursor) are nested;
+``response_format: text`` beside ``verbosity`` is none.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ from aicore_proxy.protocol.openai_members import (
     typed,
     wrong_type,
 )
+from aicore_proxy.protocol.seal import restore
 
 KNOWN = frozenset({"model", "messages", "tools", "tool_choice", "functions", "function_call", "parallel_tool_calls",
                    "max_tokens", "max_completion_tokens", "temperature", "top_p", "top_k", "stop", "seed",
@@ -140,8 +141,8 @@ def _decode_result(message: Mapping[str, Json], path: str, call_id: str) -> Tool
     )
 
 
-ASSISTANT = frozenset({"role", "content", "name", "refusal", "reasoning_content", "reasoning", "tool_calls",
-                       "function_call", "cache_control"})  # fmt: skip
+ASSISTANT = frozenset({"role", "content", "name", "refusal", "reasoning_content", "reasoning", "thinking_blocks",
+                       "tool_calls", "function_call", "cache_control"})  # fmt: skip
 
 
 def _decode_assistant(message: Mapping[str, Json], path: str, unanswered: dict[str, str], number: int) -> Turn:
@@ -151,7 +152,7 @@ def _decode_assistant(message: Mapping[str, Json], path: str, unanswered: dict[s
         thought = thought or reasoning
     elif reasoning is not None:
         extras["reasoning"] = reasoning
-    parts: list[Part] = [Reasoning(thought)] if thought else []
+    parts: list[Part] = _thinking(message, path) or ([Reasoning(thought)] if thought else [])
     calls = decode_calls(message.get("tool_calls"), f"{path}.tool_calls")
     if (legacy := optional(message, "function_call", dict, path)) is not None:
         calls += (_decode_function_call(legacy, f"{path}.function_call", unanswered, number),)
@@ -163,6 +164,20 @@ def _decode_assistant(message: Mapping[str, Json], path: str, unanswered: dict[s
     extras.update(more)
     name = optional(message, "name", str, path)
     return Turn("assistant", _marked((*parts, *calls), cache), name, extras or NOTHING)
+
+
+def _thinking(message: Mapping[str, Json], path: str) -> list[Part]:
+    """``thinking_blocks``: Anthropic's blocks with their signatures, as LiteLLM's clients send them back."""
+    parts: list[Part] = []
+    for i, block in enumerate(optional(message, "thinking_blocks", list, path) or ()):
+        at = f"{path}.thinking_blocks[{i}]"
+        match typed(block, dict, at).get("type"):
+            case "redacted_thinking":
+                parts.append(Reasoning("", restore(member(block, "data", str, at), "claude"), redacted=True))
+            case _:
+                seal = restore(optional(block, "signature", str, at), "claude")
+                parts.append(Reasoning(optional(block, "thinking", str, at) or "", seal))
+    return parts
 
 
 def _decode_function_call(call: Mapping[str, Json], path: str, unanswered: dict[str, str], number: int) -> ToolCall:
