@@ -237,6 +237,26 @@ def test_the_events_of_a_stream() -> None:
     ]
 
 
+def test_text_goes_on_with_or_without_new_counts() -> None:
+    counts = {"usageMetadata": {"promptTokenCount": 5, "candidatesTokenCount": 1}}
+    more = {"usageMetadata": {"promptTokenCount": 5, "candidatesTokenCount": 2}}
+    odd: list[Any] = [chunk({"text": "e"}), chunk({"text": "f"}), chunk({"text": "g"})]
+    odd[0]["candidates"][0]["index"] = [0]
+    del odd[1]["candidates"][0]["index"]
+    odd[2]["candidates"][0]["index"] = "0"
+    pieces = [chunk({"text": text}, **also) for text, also in zip("abcd", ({}, counts, counts, more), strict=True)]
+    assert stream_events([*pieces, *odd])[1:-1] == [
+        Open(0, Text("")),
+        Delta(0, "a"),
+        Delta(0, "b"),
+        Tally(Usage(input=5, output=1)),
+        Delta(0, "c"),
+        Delta(0, "d"),
+        Tally(Usage(input=5, output=2)),
+        *(Delta(0, text) for text in "efg"),
+    ]
+
+
 def test_a_stream_as_written() -> None:
     out = frames(written(stream_events(CHUNKS)))
     assert [c["candidates"][0]["content"]["parts"] for c in out] == [
@@ -367,9 +387,10 @@ def test_usage_may_come_after_the_finish_and_the_end_be_marked() -> None:
     assert frames(written(events))[-1]["usageMetadata"]["promptTokenCount"] == 4
 
 
-@given(st.lists(st.sampled_from(list(places(CHUNKS[4]))), min_size=1, max_size=3), odd)
-def test_no_chunk_is_too_odd(paths: list[tuple[Any, ...]], value: Any) -> None:
-    body = copy.deepcopy(CHUNKS[4])
+@pytest.mark.parametrize("number", [2, 4])
+@given(paths=st.lists(st.sampled_from(list(places(CHUNKS[4]))), min_size=1, max_size=3), value=odd)
+def test_no_chunk_is_too_odd(number: int, paths: list[tuple[Any, ...]], value: Any) -> None:
+    body = copy.deepcopy(CHUNKS[number])
     for path in paths:
         node = body
         try:
@@ -379,7 +400,7 @@ def test_no_chunk_is_too_odd(paths: list[tuple[Any, ...]], value: Any) -> None:
                 node[path[-1]] = copy.deepcopy(value)
         except (KeyError, IndexError, TypeError):
             pass
-    events = stream_events([CHUNKS[0], body, CHUNKS[5]])
+    events = stream_events([CHUNKS[0], CHUNKS[2], body, CHUNKS[5]])
     frames(written([event for event in events if not isinstance(event, Failure)]))
 
 

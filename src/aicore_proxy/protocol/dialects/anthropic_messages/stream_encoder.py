@@ -232,6 +232,8 @@ class MessagesEncoder:
         return b"".join(self._close(index) for index in list(self._parts))
 
     def _say(self, mine: Pending, delta: dict[str, Json]) -> bytes:
+        if mine is self._current and not mine.texts:
+            return frame("content_block_delta", {"index": mine.wire, "delta": delta})
         mine.texts.append(delta)
         return self._turn(mine)
 

@@ -70,6 +70,8 @@ class Decoder:
         self._started = False
         self._candidates: dict[int, _Candidate] = {}
         self._usage: Usage | None = None
+        self._counts: Json = None
+        """``usageMetadata`` as it last came."""
 
     def feed(self, data: bytes) -> list[Event]:
         if len(data) < 16 and data.strip() in (b"", b"[DONE]"):
@@ -82,9 +84,27 @@ class Decoder:
             body = next((item for item in body if isinstance(item, dict)), {})
         if not isinstance(body, dict):
             return [Failure(Fault(Kind.UPSTREAM_FAILED, "Gemini sent a piece of the stream that is no object."))]
+        if (more := self._more(body)) is not None:
+            return [more]
         if (fault := embedded_fault(body)) is not None:
             return [Failure(fault)]
         return self._events(body) if body else []
+
+    def _more(self, body: Mapping[str, Json]) -> Delta | None:
+        """The commonest piece, quick: more of the text that is open, and nothing else."""
+        match body:
+            case {"candidates": [{"content": {"parts": [{"text": str(text)} as part]}} as wire]} if text:
+                number = wire.get("index", 0)
+                candidate = self._candidates.get(number) if isinstance(number, int) else None
+                if (
+                    candidate is not None
+                    and candidate.opened is Text
+                    and len(part) == 1
+                    and "finishReason" not in wire
+                    and body.get("usageMetadata", self._counts) == self._counts
+                ):
+                    return Delta(candidate.index, text, candidate.number)
+        return None
 
     def _events(self, body: Mapping[str, Json]) -> list[Event]:
         events: list[Event] = []
@@ -93,6 +113,7 @@ class Decoder:
             extras = {"promptFeedback": body["promptFeedback"]} if "promptFeedback" in body else {}
             events.append(Start(as_text(body.get("responseId")), as_text(body.get("modelVersion")), extras=extras))
         usage = usage_of(body)
+        self._counts = body.get("usageMetadata", self._counts)
         finishes: list[Finish] = []
         for position, wire in enumerate(as_objects(body.get("candidates"))):
             number = as_count(wire.get("index", position))
