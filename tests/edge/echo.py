@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import sys
 import time
@@ -14,6 +15,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
+import uvloop
 
 from aicore_proxy.gateway.exchange import ClientRequest, Ending, Head, Reply, StreamReply, Timings
 from aicore_proxy.gateway.keys import Keys, client_key
@@ -21,6 +23,9 @@ from aicore_proxy.protocol.fault import Fault, Kind
 from aicore_proxy.server import listen
 from aicore_proxy.server.asgi import Endpoint
 from aicore_proxy.server.edge import Limits
+from aicore_proxy.server.forwarded import trusted_proxies
+from aicore_proxy.server.tls import Certificate
+from aicore_proxy.tasks import Supervisor
 
 KEY = "sk-right"
 EVENT_STREAM = (("content-type", "text/event-stream"),)
@@ -164,11 +169,25 @@ def main() -> None:
     listen.raise_descriptor_limit()
     listeners = listen.bind("127.0.0.1", 0)
     echo = Echo(settings.get("body_limit", 64 * 1024 * 1024))
-    server = listen.server(Endpoint(echo.handle, timings), limits=limits, graceful_timeout=5)
+    endpoint = Endpoint(echo.handle, timings, proxies=trusted_proxies(settings.get("proxies", [])))
+    certificate = Certificate(*map(Path, settings["tls"])) if "tls" in settings else None
+    server = listen.server(
+        endpoint, limits=limits, graceful_timeout=5, tls=certificate.context if certificate is not None else None
+    )
     beside = port_file.with_suffix(".new")
     beside.write_text(f"{listeners[0].getsockname()[1]} {os.getpid()}", encoding="ascii")
     beside.rename(port_file)
-    server.run(sockets=listen.spread(listeners))
+
+    async def serve() -> None:
+        supervisor = Supervisor()
+        if certificate is not None:
+            supervisor.start("certificate", certificate.watch(interval=0.1))
+        await server.serve(listen.spread(listeners))
+        await supervisor.aclose()
+
+    logging.basicConfig(level=logging.INFO)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve())
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -37,8 +38,14 @@ class Answer:
 class Raw:
     """One connection."""
 
-    def __init__(self, port: int, timeout: float = 20.0) -> None:
+    def __init__(
+        self, port: int, timeout: float = 20.0, tls: ssl.SSLContext | None = None, receive_buffer: int = 0
+    ) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout)
+        if receive_buffer:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        if tls is not None:
+            self.socket = tls.wrap_socket(self.socket, server_hostname="127.0.0.1")
         self.buffer = b""
 
     def __enter__(self) -> Raw:
@@ -121,12 +128,13 @@ class Raw:
 class Server:
     """The echo gateway in a process of its own."""
 
-    def __init__(self, port: int, process: psutil.Process) -> None:
+    def __init__(self, port: int, process: psutil.Process, tls: ssl.SSLContext | None = None) -> None:
         self.port = port
         self.process = process
+        self.tls = tls
 
     def connect(self, timeout: float = 20.0) -> Raw:
-        return Raw(self.port, timeout)
+        return Raw(self.port, timeout, self.tls)
 
     def state(self) -> dict[str, Any]:
         with self.connect() as client:
@@ -145,8 +153,10 @@ class Server:
 
 
 @contextlib.contextmanager
-def serving(**settings: Any) -> Iterator[Server]:
-    """A server with these settings (``limits``, ``timings``, ``body_limit``), stopped at the end."""
+def serving(*, client: ssl.SSLContext | None = None, **settings: Any) -> Iterator[Server]:
+    """A server with these settings (``limits``, ``timings``, ``body_limit``, ``proxies``, ``tls``), stopped at the end.
+
+    ``client``: the client's side of TLS, where the server has a certificate."""
     with tempfile.TemporaryDirectory() as folder:
         port_file = Path(folder) / "port"
         command = [sys.executable, "-m", "tests.edge.echo", str(port_file), json.dumps(settings)]
@@ -157,7 +167,7 @@ def serving(**settings: Any) -> Iterator[Server]:
                 assert process.poll() is None, "the server did not start"
                 assert time.monotonic() < deadline
                 time.sleep(0.02)
-            server = Server(int(port_file.read_text().split()[0]), psutil.Process(process.pid))
+            server = Server(int(port_file.read_text().split()[0]), psutil.Process(process.pid), client)
             server.state()
             yield server
         finally:

@@ -71,7 +71,8 @@ def address_of(entry: str) -> Address | None:
     elif text.count(":") == 1:
         text = text.partition(":")[0]
     try:
-        parsed = ip_address(text.partition("%")[0])
+        # Only IPv6 has zones
+        parsed = ip_address(text.partition("%")[0] if ":" in text else text)
     except ValueError:
         return None
     mapped = parsed.ipv4_mapped if isinstance(parsed, IPv6Address) else None
