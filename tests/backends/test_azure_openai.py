@@ -200,6 +200,25 @@ def test_what_openai_does_not_take_in_messages_and_tools_is_taken_out() -> None:
     ]
 
 
+@pytest.mark.parametrize("message", [
+    {"role": "user", "content": "u", "cache_control": {"type": "ephemeral"}},
+    {"role": "user", "content": [{"type": "text", "text": "u", "cache_control": {"type": "ephemeral"}}]},
+    {"role": "assistant", "content": "a", "reasoning_content": "t"},
+    {"role": "assistant", "content": [{"type": "redacted_thinking", "data": "t"}]},
+    {"role": "assistant", "tool_calls": [{"id": "c", "type": "function", "provider_specific_fields": {}}]},
+    {"role": "tool", "tool_call_id": "c" * 41, "content": "r"},
+    {"role": "user", "content": 'say "reasoning_content" and "cache_control"'},
+    {"role": "tool", "tool_call_id": "c" * 40, "content": [{"type": "text", "text": "thinking"}]},
+    "thinking",
+    {"content": [5], "tool_calls": ["reasoning"]},
+])  # fmt: skip
+def test_a_large_conversation_is_mended_like_a_small_one(message: Any) -> None:
+    padding = {"role": "user", "content": "x" * 300_000}
+    small, large = ({"messages": [message, *more]} for more in ((), (padding,)))
+    assert sent(large)["messages"] == [*sent(small)["messages"], padding]
+    assert lost(large) == lost(small)
+
+
 @pytest.mark.parametrize(
     "messages",
     [

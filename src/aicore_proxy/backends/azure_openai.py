@@ -142,7 +142,7 @@ class Edit:
 
     def messages(self) -> None:
         raw = self._members.get("messages")
-        if raw is not None and suspicious(bytes(raw)):
+        if raw is not None and suspicious(raw):
             self._mend("messages", mended_messages)
 
     def tools(self) -> None:

@@ -178,14 +178,16 @@ class Attempts:
         deployment = attempt.deployment
         backend = self._backends[deployment.executable]
         ask = Ask(call.stream, call.betas)
+        await _breathe(call)
         if call.embeds:
             return Asked(self._embedders[deployment.executable](call.envelope), call.dialect, answers=("data",))
         if backend.dialect == call.dialect.name:
             asked = Asked(backend.relayed(call.envelope, deployment, ask), call.dialect)
         else:
-            await _breathe(call)
             source = self._dialects[backend.dialect]
             profile = profile_of(deployment.model)
+            call.envelope.decoded()
+            await _breathe(call)
             request = call.request
             await _breathe(call)
             encoded = source.encode_request(request, Target(deployment.model, profile, native(profile.family)))

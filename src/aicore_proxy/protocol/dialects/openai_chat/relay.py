@@ -9,6 +9,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+from msgspec import Raw
+
 from aicore_proxy.protocol.dialects.openai_chat.conversation import LONGEST_ID, short_id
 from aicore_proxy.protocol.neutral import Json
 
@@ -22,14 +25,24 @@ THINKING_PARTS = ("thinking", "redacted_thinking", "reasoning")
 """Content parts that hold thoughts. Compared, not hashed: a client's `type` may be anything."""
 
 _NEEDLES = (b'"reasoning', b'"thinking', b'"redacted_thinking"', b'"provider_specific_fields"', b'"cache_control"')
-"""What one of the above holds, in few searches: each costs 5 ms over 20 MB."""
+"""What one of the above holds, in few searches."""
 _ANSWERS = b'"tool_call_id"'
 _LONG = re.compile(rb'\s*:\s*"[^"\\]{%d}' % (LONGEST_ID + 1))
+_QUOTED = frozenset(f'"{kind}"'.encode() for kind in THINKING_PARTS)
+_LARGE = 256 * 1024
+_objects = msgspec.json.Decoder(list[dict[str, Raw]])
 
 
-def suspicious(messages: bytes) -> bool:
-    """Whether the bytes of ``messages`` may hold something to mend. Quick: 20 MB of them must not stall others."""
-    return any(needle in messages for needle in _NEEDLES) or _long_ids(messages)
+def suspicious(messages: Raw | bytes) -> bool:
+    """Whether ``messages`` may hold something to mend. Quick: 20 MB of them must not stall others. Searches are the
+    quickest in few bytes; in many each costs 5 ms per 20 MB, and looking at members with their values skipped 3 ms."""
+    if memoryview(messages).nbytes > _LARGE:
+        try:
+            return any(_odd(message) for message in _objects.decode(messages))
+        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+            return True
+    text = bytes(messages)
+    return any(needle in text for needle in _NEEDLES) or _long_ids(text)
 
 
 def _long_ids(messages: bytes) -> bool:
@@ -40,6 +53,27 @@ def _long_ids(messages: bytes) -> bool:
             return True
         at = messages.find(_ANSWERS, end)
     return False
+
+
+def _odd(message: dict[str, Raw]) -> bool:
+    """Whether this message needs mending. Raises msgspec.MsgspecError where it is not built as a message."""
+    if any(name in message for name in FOREIGN) or _long_id(message.get("tool_call_id")):
+        return True
+    return any(
+        "cache_control" in part or (kind := bytes(part.get("type", b""))) in _QUOTED or b"\\" in kind
+        for part in _listed(message.get("content"))
+    ) or any(
+        "cache_control" in call or "provider_specific_fields" in call or _long_id(call.get("id"))
+        for call in _listed(message.get("tool_calls"))
+    )
+
+
+def _long_id(raw: Raw | None) -> bool:
+    return raw is not None and memoryview(raw).nbytes > LONGEST_ID + 2
+
+
+def _listed(raw: Raw | None) -> list[dict[str, Raw]]:
+    return _objects.decode(raw) if raw is not None and bytes(memoryview(raw)[:1]) == b"[" else []
 
 
 def mended_messages(messages: Json, lost: set[str]) -> Json:
