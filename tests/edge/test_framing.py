@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 
 import pytest
 from tests.edge.raw import Server
@@ -165,6 +166,16 @@ def test_nothing_after_close_is_a_request(edge: Server) -> None:
         assert client.answer().field("connection") == "close"
         assert client.rest(within=5) == b""
     assert not any("after-close" in request for request in edge.state()["requests"])
+
+
+def test_what_comes_after_the_last_request_does_not_reset_its_answer(edge: Server) -> None:
+    with edge.connect() as client:
+        client.ask("/last", b"hello", fields="Connection: close\r\n")
+        for _ in range(3):
+            time.sleep(0.05)
+            client.send(b"more than was said")
+        assert client.answer().json["body"] == "hello"
+        assert client.rest(within=5) == b""
 
 
 @pytest.mark.parametrize("step", [1, 2, 7, 64])

@@ -409,8 +409,11 @@ class EdgeProtocol(asyncio.Protocol):
         if not exchange.complete:
             self._linger()
         elif not exchange.keep_alive:
-            self._drop = True
-            self._close()
+            if self._drop:  # the client said that it is the last; what it sends nevertheless must not reset the answer
+                self._linger()
+            else:
+                self._drop = True
+                self._close()
         elif self._queue:
             self._start(self._queue.popleft())
             self.resume_reading()
