@@ -1,0 +1,90 @@
+"""Prompt-cache affinity: the requests of one conversation go where its prefix is cached.
+
+A new conversation's home is found by rendezvous hashing, so that a lost deployment moves only its own conversations;
+a deployment that is loaded far above its siblings is passed over. Where a conversation went is remembered while the
+provider's cache is warm. If its home cannot be asked it goes elsewhere; it returns only if its home is still warm.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from hashlib import blake2b
+
+from msgspec import Struct
+
+from aicore_proxy.landscape import Deployment
+
+WARM = 300.0
+"""Seconds for which providers keep a prefix after its last use."""
+KEPT = 100_000
+"""Conversations remembered at most."""
+SEEDS = 10_000
+FACTOR = 1.25
+SLACK = 4
+"""A deployment is full for new conversations with more requests in flight than FACTOR times the mean, plus SLACK."""
+
+
+class _Place(Struct):
+    deployment: str
+    used: float
+    warm: float
+
+
+class Affinity:
+    """Remembers conversations. One event loop owns it; bounded, the longest unused is forgotten."""
+
+    def __init__(self, kept: int = KEPT) -> None:
+        self._places: OrderedDict[int, list[_Place]] = OrderedDict()
+        self._kept = kept
+        self._seeds: dict[str, int] = {}
+
+    def ranked(
+        self, session: int, candidates: Sequence[Deployment], now: float, in_flight: Callable[[Deployment], int]
+    ) -> tuple[list[Deployment], bool]:
+        """``candidates`` in the order in which the conversation should try them, and whether the first one is warm.
+
+        ``session``: its 64-bit key; ``in_flight``: requests that a deployment has now.
+        """
+        # Hashes of integers are the same in every process: workers agree without a word
+        ranked = sorted(candidates, key=lambda deployment: hash((session, self._seed(deployment))))
+        for place in self._places.get(session, ()):
+            if now - place.used < place.warm:
+                for position, deployment in enumerate(ranked):
+                    if deployment.id == place.deployment:
+                        ranked.insert(0, ranked.pop(position))
+                        return ranked, True
+        loads = [in_flight(deployment) for deployment in ranked]
+        most = FACTOR * sum(loads) / len(loads) + SLACK
+        # The mean is below it: there is always one
+        position = next(position for position, load in enumerate(loads) if load < most)
+        ranked.insert(0, ranked.pop(position))
+        return ranked, False
+
+    def went(self, session: int, deployment: Deployment, now: float, warm: float = WARM) -> None:
+        """The conversation was served by ``deployment``, whose cache keeps its prefix for ``warm`` seconds.
+
+        The home that it had stays the first to return to while it is warm.
+        """
+        places = [place for place in self._places.pop(session, ()) if now - place.used < place.warm]
+        for place in places:
+            if place.deployment == deployment.id:
+                place.used, place.warm = now, max(warm, place.warm)
+                break
+        else:
+            places = [*places[:1], _Place(deployment.id, now, warm)]
+        self._places[session] = places
+        if len(self._places) > self._kept:
+            self._places.popitem(last=False)
+
+    def _seed(self, deployment: Deployment) -> int:
+        seed = self._seeds.get(deployment.id)
+        if seed is None:
+            if len(self._seeds) > SEEDS:
+                self._seeds.clear()
+            digest = blake2b(deployment.id.encode(), digest_size=7).digest()
+            seed = self._seeds[deployment.id] = int.from_bytes(digest, "big")
+        return seed
+
+    def __len__(self) -> int:
+        return len(self._places)
