@@ -37,15 +37,30 @@ class Endpoint:
         timings: Timings | None = None,
         count: Callable[[int], None] = lambda _: None,
         proxies: TrustedProxies | None = None,
+        refuse: Callable[[ClientRequest, Fault], Reply] | None = None,
     ) -> None:
         """``count`` is told +1 and -1 as requests come and go. ``proxies``: whose word on the client's address counts;
-        None: nobody's."""
+        None: nobody's. ``refuse``: a Fault as an answer in the client's dialect, where no handler is there to give
+        one."""
         self._handler = handler
         self._timings = timings or Timings()
         self._count = count
         self.proxies = proxies or TrustedProxies()
         self._request_ids = RequestIds()
         self._reads = BodyReads(self._timings)
+        self._refuse = refuse or (lambda request, fault: bare(fault, request.request_id))
+        self._live: set[Conversation] = set()
+
+    @property
+    def live(self) -> int:
+        """How many requests are being handled or answered."""
+        return len(self._live)
+
+    def cut(self, fault: Fault) -> None:
+        """Ends every request that is being handled or answered with ``fault``: a status, or the dialect's error event
+        where a status was sent."""
+        for conversation in tuple(self._live):
+            conversation.cut(fault)
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -53,9 +68,12 @@ class Endpoint:
         self._count(1)
         if self.proxies and (client := scope.get("client")):
             scope["client"] = (self.proxies.client(client[0], scope["headers"]), client[1])
+        conversation = Conversation(scope, receive, send, self._timings, self._reads, self._request_ids, self._refuse)
+        self._live.add(conversation)
         try:
-            await Conversation(scope, receive, send, self._timings, self._reads, self._request_ids).run(self._handler)
+            await conversation.run(self._handler)
         finally:
+            self._live.discard(conversation)
             self._count(-1)
 
 
@@ -86,10 +104,13 @@ class Conversation:
     __slots__ = (
         "_beat",
         "_cancelled",
+        "_cut",
+        "_ending",
         "_hold_until",
         "_inbox",
         "_last",
         "_loop",
+        "_refuse",
         "_request",
         "_send",
         "_streaming",
@@ -107,6 +128,7 @@ class Conversation:
         timings: Timings,
         reads: BodyReads,
         request_ids: RequestIds,
+        refuse: Callable[[ClientRequest, Fault], Reply],
     ) -> None:
         task = asyncio.current_task()
         if task is None:
@@ -115,7 +137,10 @@ class Conversation:
         self._loop = task.get_loop()
         self._send = send
         self._timings = timings
+        self._refuse = refuse
         self._cancelled = False
+        self._cut: Fault | None = None
+        self._ending = False
         fields: list[tuple[bytes, bytes]] = scope["headers"]
         client = scope.get("client")
         self._inbox = Inbox(receive, fields, reads, task, self._cancel)
@@ -147,12 +172,27 @@ class Conversation:
             reply = await self._handled(handler)
             ending = await self._pour(reply) if isinstance(reply, StreamReply) else await self._put(reply)
         except asyncio.CancelledError:
-            ending = "client_gone" if self._cancelled else "failed"
-            if not self._cancelled or self._task.uncancel() > 0:
-                raise
-            self._cancelled = False
+            if self._cut is not None and self._task.uncancel() == 0:
+                reply = reply or self._refuse(self._request, self._cut)
+                ending = await self._cut_off(reply, self._cut)
+            else:
+                ending = "client_gone" if self._cancelled else "failed"
+                if not self._cancelled or self._task.uncancel() > 0:
+                    raise
+                self._cancelled = False
         finally:
             await self._end(watcher, reply, ending)
+
+    def cut(self, fault: Fault) -> None:
+        """Ends the answer with ``fault``, wherever it stands; nothing where it is ending anyway."""
+        if self._cut is None and not self._ending and not self._cancelled and not self._inbox.finishing:
+            self._cut = fault
+            self._task.cancel()
+
+    async def _cut_off(self, reply: Reply | StreamReply, fault: Fault) -> Ending:
+        if isinstance(reply, StreamReply):
+            return await self._fail(reply, fault)
+        return await self._put(reply)
 
     async def _handled(self, handler: Handler) -> Reply | StreamReply:
         try:
@@ -165,6 +205,7 @@ class Conversation:
 
     async def _end(self, watcher: asyncio.Task[None], reply: Reply | StreamReply | None, ending: Ending) -> None:
         """Ends what this owns, then closes the reply: the one place for it, on every way out."""
+        self._ending = True
         if self._timer is not None:
             self._timer.cancel()
         watcher.cancel()

@@ -89,6 +89,7 @@ class EdgeProtocol(asyncio.Protocol):
         "_reading",
         "_reading_paused",
         "_replaying",
+        "_retiring",
         "_scheme",
         "_server",
         "_server_state",
@@ -125,6 +126,7 @@ class EdgeProtocol(asyncio.Protocol):
         self._reading: Exchange | None = None
         self._last_words: Refusal | None = None
         self._drop = False
+        self._retiring = 0.0  # seconds of silence before it closes, once its process is to end
         self._lingering = False
         self._absorbed = 0
         # The head that is being read.
@@ -209,6 +211,20 @@ class EdgeProtocol(asyncio.Protocol):
             return
         self._current.keep_alive = False
 
+    def retire(self, patience: float) -> None:
+        """The process is to end: one more answer says ``Connection: close``, ``patience`` seconds of silence close.
+
+        So no request meets a connection that is just being closed. ``shutdown`` is for when that no longer matters.
+        """
+        if self._retiring or self._drop:
+            return
+        self._retiring = patience
+        if self._current is None:
+            if not self._in_head:
+                self._expect(patience)
+        elif not self._current.begun:
+            self._current.keep_alive = False
+
     # --- the parser's side
 
     def on_message_begin(self) -> None:
@@ -264,7 +280,8 @@ class EdgeProtocol(asyncio.Protocol):
             "state": self._app_state.copy(),
         }
         self._fields = []  # what follows are trailers
-        exchange = Exchange(self, scope, keep_alive=parser.should_keep_alive(), expects=expects)
+        keep_alive = parser.should_keep_alive() and not self._retiring
+        exchange = Exchange(self, scope, keep_alive=keep_alive, expects=expects)
         self._in_head = False
         self._reading = exchange
         if self._current is None:
@@ -421,7 +438,7 @@ class EdgeProtocol(asyncio.Protocol):
             self._refuse(self._last_words)
         else:
             self.resume_reading()
-            self._expect(self._limits.head_time if self._in_head else self._limits.idle)
+            self._expect(self._limits.head_time if self._in_head else self._retiring or self._limits.idle)
 
     def _leave(self) -> None:
         """Tells every exchange that its client is gone."""

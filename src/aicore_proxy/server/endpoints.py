@@ -95,6 +95,12 @@ class Endpoints:
         fault = Fault(Kind.MODEL_NOT_FOUND, words, code="not_found")
         return self._gateway.refused(request, endpoint, fault)
 
+    def refused(self, request: ClientRequest, fault: Fault) -> Reply:
+        """A Fault as an answer to a request that nobody handles any more."""
+        path = canonical(request.path)
+        endpoint = self._posts[path][1] if path in self._posts else Endpoint("unknown", self._spoken(request, path))
+        return self._gateway.refused(request, endpoint, fault)
+
     def _wrong_method(self, request: ClientRequest, endpoint: Endpoint, allowed: str) -> Reply:
         words = f"{endpoint.route} takes {allowed}, not {request.method}."
         fault = Fault(Kind.MALFORMED, words, status=405, code="method_not_allowed", headers=(("allow", allowed),))
