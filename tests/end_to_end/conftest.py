@@ -161,6 +161,8 @@ def running_proxy(home: Path, simulator: Simulator, **variables: str) -> Iterato
     folder.mkdir(exist_ok=True)
     for name, key in simulator.service_keys().items():
         (folder / f"{name}.json").write_text(json.dumps(key))
+    # Turns in order and no memory of faults: what one test breaks must not count for the next
+    variables = {"strategy": "round_robin", "breakers": "false", **variables}
     settings = {f"AICORE_PROXY_{name.upper()}": value for name, value in variables.items()}
     environ = environment(
         home, AICORE_PROXY_SERVICE_KEYS=str(folder), AICORE_PROXY_API_KEY=KEY, AICORE_PROXY_PORT="0", **settings

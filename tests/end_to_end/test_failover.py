@@ -11,7 +11,7 @@ from typing import Any
 import aiohttp
 import pytest
 from tests.end_to_end.asking import CLAUDE, GEMINI, GPT, PATHS, PROTOCOLS, body, error_of, said, simulate
-from tests.end_to_end.conftest import Proxy, Simulator, running_proxy
+from tests.end_to_end.conftest import Proxy, Simulator, running_proxy, running_simulator
 
 FAULTS: list[dict[str, Any]] = [
     {"status": 408},
@@ -98,9 +98,9 @@ def test_when_all_fail_the_client_is_told_in_its_protocol(
     assert len(asked) >= 2
 
 
-def test_a_revoked_token_is_renewed_once_for_all(simulator: Simulator, tmp_path: Path) -> None:
-    simulator.clear()
-    with running_proxy(tmp_path, simulator) as proxy:
+def test_a_revoked_token_is_renewed_once_for_all(tmp_path: Path) -> None:
+    # A simulator of its own: others' proxies, which have just renewed theirs for a scripted 401, would wait for 5 s
+    with running_simulator(tmp_path) as simulator, running_proxy(tmp_path, simulator) as proxy:
         asked = simulator.state()["subaccounts"]["demo-eu"]["token_requests"]
         simulator.revoke_tokens()
         with ThreadPoolExecutor(20) as pool:

@@ -12,6 +12,10 @@ from msgspec import Struct
 
 PREFIX = "AICORE_PROXY_"
 DEFAULT_PORT = 3001
+STRATEGIES = ("auto", "affinity", "round_robin", "least_outstanding", "weighted")
+
+
+MAY_BE_NONE = ("recovery_wait", "retry_share", "retry_always")
 
 
 class SettingsError(Exception):
@@ -52,6 +56,25 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     """Until the first content, over all attempts."""
     max_attempts: int = 5
     """Deployments asked for one request, at most."""
+    strategy: str = "auto"
+    """Who is asked first: ``affinity`` (where the conversation's prompt is cached), ``round_robin``,
+    ``least_outstanding`` or ``weighted``; ``auto``: affinity for models that cache prompts, else least_outstanding."""
+    breakers: bool = True
+    """Whether failing deployments are left alone for a while: breakers, cooldowns after a 429, vanished ones."""
+    breaker_failures: int = 5
+    """Failures in a row that open a breaker."""
+    breaker_error_share: float = 0.5
+    """Share of at least 20 answers in 30 seconds that opens it."""
+    breaker_open_time: float = 10.0
+    """How long it stays open at first; twice as long after each failed probe."""
+    breaker_longest: float = 120.0
+    """How long it stays open at most."""
+    recovery_wait: float = 10.0
+    """How long a request waits, at most, where all deployments of its model cool down after a 429."""
+    retry_share: float = 0.2
+    """Attempts beyond the first at deployments that failed last, as a share of the model's requests of 10 seconds."""
+    retry_always: float = 10.0
+    """Such attempts allowed besides, per second."""
     hold: float = 10.0
     """How long a stream's status is held back while nothing has come: until then a fault is a status."""
     keepalive: float = 15.0
@@ -122,8 +145,16 @@ def _unfit(settings: Settings) -> list[str]:
         problems.append(f"{PREFIX}LOG_LEVEL must be debug, info, warning or error.")
     if settings.body_limit < 1024 or settings.max_attempts < 1:
         problems.append(f"{PREFIX}BODY_LIMIT must be at least 1024, {PREFIX}MAX_ATTEMPTS at least 1.")
+    if settings.strategy not in STRATEGIES:
+        problems.append(f"{PREFIX}STRATEGY must be one of {', '.join(STRATEGIES)}.")
+    if settings.breaker_failures < 1 or not 0 < settings.breaker_error_share <= 1:
+        problems.append(
+            f"{PREFIX}BREAKER_FAILURES must be at least 1, {PREFIX}BREAKER_ERROR_SHARE more than 0, at most 1."
+        )
     times = [
-        f.name for f in msgspec.structs.fields(Settings) if f.type is float and not 0 < getattr(settings, f.name) < 1e9
+        f.name
+        for f in msgspec.structs.fields(Settings)
+        if f.type is float and not (0 if f.name in MAY_BE_NONE else 1e-9) <= getattr(settings, f.name) < 1e9
     ]
     problems += [f"{PREFIX}{name.upper()} must be more than 0 seconds and less than 1e9." for name in times]
     return problems

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing
 from typing import Protocol
 
@@ -20,6 +20,7 @@ from aicore_proxy.backends import Ask, Backend, Prepared
 from aicore_proxy.backends.refusal import empty_answer, fault_of, unreadable_answer
 from aicore_proxy.gateway.call import Attempt, Call
 from aicore_proxy.gateway.record import Observer
+from aicore_proxy.gateway.ways import Ways
 from aicore_proxy.landscape import Deployment
 from aicore_proxy.protocol.dialects import Answering, Dialect, Target
 from aicore_proxy.protocol.envelope import Envelope
@@ -29,7 +30,7 @@ from aicore_proxy.protocol.neutral import Failure, Loss, Request, Undo
 from aicore_proxy.protocol.pipe import Pipe, Relay, Translation, translate_response
 from aicore_proxy.protocol.profiles import profile_of
 from aicore_proxy.protocol.seal import carried, native
-from aicore_proxy.routing.outcome import Outcome, best_of, outcome_of
+from aicore_proxy.routing.outcome import Outcome, outcome_of
 from aicore_proxy.routing.router import Router
 from aicore_proxy.sap.token import TokenError
 from aicore_proxy.upstream import Phase, Timeouts, Upstream, UpstreamError, UpstreamRequest, UpstreamResponse
@@ -39,6 +40,8 @@ ANSWER_LIMIT = 64 * 1024 * 1024
 LARGE = 256 * 1024
 CLIENT_TYPE = "sap-ai-core-llm-proxy"
 NO_UNDO = Undo()
+UNREACHED = frozenset({Phase.CONNECT, Phase.TLS, Phase.PROXY, Phase.CONNECT_TIMEOUT})
+"""Where a request failed on the way to the deployment."""
 
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
@@ -54,12 +57,14 @@ class Tokens(Protocol):
 
 
 class Patience(Struct, frozen=True):
-    """How long to wait, in seconds. ``stream_head``: for the head of a stream while another way is open."""
+    """How long to wait, in seconds. ``stream_head``: for the head of a stream while another way is open; ``recovery``:
+    for a deployment to cool down, where all of the model's do."""
 
     connect: float = 10.0
     first_byte: float = 600.0
     stream_head: float = 120.0
     between_bytes: float = 600.0
+    recovery: float = 10.0
 
 
 class Asked(Struct, frozen=True):
@@ -119,21 +124,22 @@ class Attempts:
 
     async def whole(self, call: Call) -> bytes:
         """An answer that is not streamed, as the client's dialect has it. Raises the best Fault there was."""
-        faults: list[Fault] = []
-        for attempt, ways_left in self._each(call):
+        ways = self._ways(call)
+        while (attempt := await ways.following()) is not None:
             try:
-                answer = await self._whole(call, attempt, ways_left)
-                self._settle(call, attempt, Outcome.OK)
+                answer = await self._whole(call, attempt, ways)
+                self._settle(call, attempt, ways, Outcome.OK)
                 return answer
             except (Fault, UpstreamError) as error:
-                faults.append(self._failed(call, attempt, error))
+                ways.failed(self._failed(call, attempt, ways, error))
             finally:
-                self._settle(call, attempt, Outcome.CANCELLED)
-        raise best_of(faults)
+                self._settle(call, attempt, ways, Outcome.CANCELLED)
+        raise ways.verdict()
 
-    async def _whole(self, call: Call, attempt: Attempt, ways_left: int) -> bytes:
+    async def _whole(self, call: Call, attempt: Attempt, ways: Ways) -> bytes:
         asked = await self._asked(call, attempt)
-        response = await self._send(call, attempt, asked, ways_left)
+        response = await self._send(call, attempt, asked, ways)
+        ways.answering(attempt)
         try:
             body = await response.read(ANSWER_LIMIT)
             return await self._answer(call, asked, response, body)
@@ -143,36 +149,26 @@ class Attempts:
     async def stream(self, call: Call) -> AsyncGenerator[bytes, None]:
         """An answer in frames of the client's dialect. The first piece comes with the first content; until then it
         raises the best Fault there was. Later faults are frames too."""
-        faults: list[Fault] = []
-        for attempt, ways_left in self._each(call):
+        ways = self._ways(call)
+        while (attempt := await ways.following()) is not None:
             try:
                 asked = await self._asked(call, attempt)
-                response = await self._send(call, attempt, asked, ways_left)
+                response = await self._send(call, attempt, asked, ways)
                 try:
-                    async with aclosing(self._frames(call, attempt, asked, response)) as frames:
+                    async with aclosing(self._frames(call, attempt, asked, response, ways)) as frames:
                         async for frame in frames:
                             yield frame
                 finally:
                     await response.close()
                 return
             except (Fault, UpstreamError) as error:
-                faults.append(self._failed(call, attempt, error))
+                ways.failed(self._failed(call, attempt, ways, error))
             finally:
-                self._settle(call, attempt, Outcome.CANCELLED)
-        raise best_of(faults)
+                self._settle(call, attempt, ways, Outcome.CANCELLED)
+        raise ways.verdict()
 
-    def _each(self, call: Call) -> Iterator[tuple[Attempt, int]]:
-        """Each attempt of the plan while there is time, with the number of ways left after it."""
-        plan = self._router.plan(call.sap_model, call.deployments)
-        for number, deployment in enumerate(plan.ranked, 1):
-            now = time.monotonic()
-            if number > 1 and now >= call.deadline:
-                return
-            if number > 1:
-                self._observer.failed_over(call, call.attempts[-1].reason)
-            attempt = Attempt(deployment, number, now)
-            call.attempts.append(attempt)
-            yield attempt, len(plan.ranked) - number
+    def _ways(self, call: Call) -> Ways:
+        return Ways(call, self._router, self._observer, self._patience.recovery)
 
     async def _asked(self, call: Call, attempt: Attempt) -> Asked:
         deployment = attempt.deployment
@@ -202,18 +198,18 @@ class Attempts:
         await _breathe(call)
         return asked
 
-    async def _send(self, call: Call, attempt: Attempt, asked: Asked, ways_left: int) -> UpstreamResponse:
+    async def _send(self, call: Call, attempt: Attempt, asked: Asked, ways: Ways) -> UpstreamResponse:
         """The deployment's answer with a status of success. Raises Fault."""
         tokens = self._tokens[attempt.deployment.subaccount]
         left = call.deadline - time.monotonic()
-        head = self._patience.stream_head if call.stream and ways_left else self._patience.first_byte
+        head = self._patience.stream_head if call.stream and ways.open else self._patience.first_byte
         timeouts = Timeouts(self._patience.connect, max(0.001, min(head, left)), self._patience.between_bytes)
-        token = await _token(tokens, left)
+        token = await _token(tokens, left, attempt)
         response = await self._upstream.send(_upstream_request(attempt.deployment, asked, token, timeouts))
         if response.status == 401:
             await response.close()
             tokens.refused(token)
-            token = await _token(tokens, left)
+            token = await _token(tokens, left, attempt)
             response = await self._upstream.send(_upstream_request(attempt.deployment, asked, token, timeouts))
         attempt.first_byte = time.monotonic()
         if 200 <= response.status < 300:
@@ -224,6 +220,7 @@ class Attempts:
             await response.close()
         fault = fault_of(asked.source, response.status, response.headers, body, time.time())
         if fault.code == "upstream_deployment_not_found" or response.status == 403:
+            attempt.missing = True
             self._gone_missing(attempt.deployment)
         raise fault
 
@@ -246,13 +243,15 @@ class Attempts:
         return msgspec.json.encode(answer)
 
     async def _frames(
-        self, call: Call, attempt: Attempt, asked: Asked, response: UpstreamResponse
+        self, call: Call, attempt: Attempt, asked: Asked, response: UpstreamResponse, ways: Ways
     ) -> AsyncGenerator[bytes, None]:
         """What goes to the client of one attempt. Raises its Fault while another deployment may still answer."""
         pipe = asked.pipe(call, response.headers.get("content-type", ""))
         chunks = response.chunks()
         try:
-            yield await _first_content(chunks, pipe, call.deadline)
+            first = await _first_content(chunks, pipe, call.deadline)
+            ways.answering(attempt)
+            yield first
             async for chunk in chunks:
                 if (frame := pipe.feed(chunk)) != b"":
                     yield frame
@@ -263,27 +262,36 @@ class Attempts:
         except UpstreamError as error:
             if not pipe.started:
                 raise
-            yield pipe.fail(fault_of_connection(error, attempt.deployment))
-            self._settle(call, attempt, Outcome.UNAVAILABLE, "cut")
+            fault = fault_of_connection(error, attempt.deployment)
+            yield pipe.fail(fault)
+            self._settle(call, attempt, ways, Outcome.UNAVAILABLE, fault, "cut")
             return
         if pipe.fault is None:
             # The terminating chunk is usually here already: read it, and the connection can serve again
             await _drain(chunks)
-        self._settle(call, attempt, Outcome.OK if pipe.fault is None else outcome_of(pipe.fault))
+        outcome = Outcome.OK if pipe.fault is None else outcome_of(pipe.fault)
+        self._settle(call, attempt, ways, outcome, pipe.fault)
 
-    def _failed(self, call: Call, attempt: Attempt, error: Fault | UpstreamError) -> Fault:
+    def _failed(self, call: Call, attempt: Attempt, ways: Ways, error: Fault | UpstreamError) -> Fault:
         """Settles a failed attempt. Its Fault, if another deployment may answer instead; else raises it."""
-        fault = fault_of_connection(error, attempt.deployment) if isinstance(error, UpstreamError) else error
-        self._settle(call, attempt, outcome_of(fault), fault.code or fault.kind.value)
+        if isinstance(error, UpstreamError):
+            fault = fault_of_connection(error, attempt.deployment)
+            attempt.edge = error.phase in UNREACHED
+        else:
+            fault = error
+        self._settle(call, attempt, ways, outcome_of(fault), fault, fault.code or fault.kind.value)
         if not fault.elsewhere:
             raise fault from None
         return fault
 
-    def _settle(self, call: Call, attempt: Attempt, outcome: Outcome, reason: str = "") -> None:
+    def _settle(
+        self, call: Call, attempt: Attempt, ways: Ways, outcome: Outcome, fault: Fault | None = None, reason: str = ""
+    ) -> None:
         """The attempt's end; the first one counts."""
         if attempt.outcome is None:
             attempt.outcome = outcome
             attempt.reason = reason
+            ways.end(attempt, outcome, fault)
             self._observer.attempted(call, attempt)
 
 
@@ -343,11 +351,12 @@ async def _drain(chunks: AsyncIterator[bytes]) -> None:
         return
 
 
-async def _token(tokens: Tokens, seconds: float) -> str:
+async def _token(tokens: Tokens, seconds: float, attempt: Attempt) -> str:
     try:
         async with asyncio.timeout(max(0.001, seconds)):
             return await tokens.token()
     except TokenError as error:
+        attempt.no_token = True
         words = f"SAP AI Core gives the proxy no access token: {error}"
         raise Fault(Kind.UPSTREAM_FAILED, words, code="upstream_credentials") from None
     except TimeoutError:

@@ -12,6 +12,8 @@ from aicore_proxy.landscape import Deployment
 from aicore_proxy.protocol.dialects import Decoding, Dialect
 from aicore_proxy.protocol.envelope import Envelope
 from aicore_proxy.protocol.neutral import Loss, Request
+from aicore_proxy.routing.affinity import WARM
+from aicore_proxy.routing.health import Permit
 from aicore_proxy.routing.outcome import Outcome
 
 
@@ -26,6 +28,15 @@ class Attempt(Struct):
     reason: str = ""
     losses: tuple[Loss, ...] = ()
     relayed: bool = True
+    permit: Permit | None = None
+    warm: bool | None = None
+    """Whether the deployment held the conversation's prefix; None: the request belongs to none."""
+    edge: bool = False
+    """It failed on the way to the deployment."""
+    missing: bool = False
+    """SAP said that the deployment is not there, or not for us."""
+    no_token: bool = False
+    """SAP gave no token for it."""
 
 
 class Call:
@@ -33,7 +44,8 @@ class Call:
 
     ``model``: as the client named it; ``sap_model``: what that resolved to. ``deadline``: monotonic seconds until
     which content must have come. ``betas``: the client's ``anthropic-beta`` values. ``strict``: any loss is a 400.
-    ``embeds``: embeddings are wanted.
+    ``embeds``: embeddings are wanted. ``read_at``: when the catalog of ``deployments`` was read, monotonic seconds.
+    ``session``: the conversation's key (``gateway/session.py``); ``warm_seconds``: for which its prefix is cached.
     """
 
     def __init__(
@@ -52,6 +64,9 @@ class Call:
         betas: tuple[str, ...] = (),
         strict: bool = False,
         embeds: bool = False,
+        read_at: float = float("-inf"),
+        session: int | None = None,
+        warm_seconds: float = WARM,
     ) -> None:
         self.id = request_id
         self.caller = caller
@@ -66,6 +81,9 @@ class Call:
         self.strict = strict
         self.embeds = embeds
         self.seals = seals
+        self.read_at = read_at
+        self.session = session
+        self.warm_seconds = warm_seconds
         self.attempts: list[Attempt] = []
 
     @cached_property

@@ -22,11 +22,13 @@ from aicore_proxy.gateway.keys import Caller, Keys
 from aicore_proxy.gateway.record import Observer, Record
 from aicore_proxy.gateway.refusals import JSON, ids, refusal
 from aicore_proxy.gateway.seals import SealKeeper
+from aicore_proxy.gateway.session import session_of, warm_seconds
 from aicore_proxy.landscape import Catalog, Deployment
 from aicore_proxy.protocol.dialects import Decoding, Dialect
 from aicore_proxy.protocol.envelope import Envelope
 from aicore_proxy.protocol.fault import Fault, Kind
 from aicore_proxy.protocol.profiles import profile_of
+from aicore_proxy.routing.affinity import WARM
 
 log = logging.getLogger("aicore_proxy.gateway")
 
@@ -76,7 +78,8 @@ class Landscape:
 
 
 class Gateway:
-    """Answers clients. Immutable but for what its parts own."""
+    """Answers clients. Immutable but for what its parts own. ``sticky``: whether the conversations with a model (SAP's
+    name) are to stay where their prefix is cached."""
 
     def __init__(
         self,
@@ -88,6 +91,7 @@ class Gateway:
         seals: SealKeeper,
         body_limit: int,
         deadline: float,
+        sticky: Callable[[str], bool] = lambda _: False,
     ) -> None:
         self._keys = keys
         self._landscape = landscape
@@ -96,6 +100,7 @@ class Gateway:
         self._seals = seals
         self._body_limit = body_limit
         self._deadline = deadline
+        self._sticky = sticky
         self._started = int(time.time())
 
     async def generate(self, request: ClientRequest, endpoint: Endpoint) -> Reply | StreamReply:
@@ -162,13 +167,15 @@ class Gateway:
         self, request: ClientRequest, endpoint: Endpoint, caller: Caller, envelope: Envelope, *, embeds: bool = False
     ) -> Call:
         deployments = await self._serving(envelope, caller)
+        model = deployments[0].model
+        sticky = not embeds and len(deployments) > 1 and self._sticky(model)
         return Call(
             request_id=request.request_id,
             caller=caller,
             dialect=endpoint.dialect,
             envelope=envelope,
             model=envelope.get("model", str) or "",
-            sap_model=deployments[0].model,
+            sap_model=model,
             deployments=deployments,
             stream=not embeds and (envelope.get("stream", bool) or False),
             deadline=request.received + self._deadline,
@@ -176,6 +183,9 @@ class Gateway:
             betas=beta_values(request),
             strict=(request.header(STRICT) or "").lower() in ("1", "true", "yes"),
             embeds=embeds,
+            read_at=self._landscape.catalog.read_at,
+            session=session_of(request, envelope, caller.key_id, model) if sticky else None,
+            warm_seconds=warm_seconds(envelope) if sticky else WARM,
         )
 
     async def _serving(self, envelope: Envelope, caller: Caller) -> tuple[Deployment, ...]:
@@ -234,6 +244,9 @@ class Gateway:
             serving = call.attempts[-1]
             told.append(("x-aicore-proxy-attempts", str(serving.number)))
             told.append(("x-aicore-proxy-subaccount", serving.deployment.subaccount))
+            told.append(("x-aicore-proxy-deployment", serving.deployment.id))
+            if serving.warm is not None:
+                told.append(("x-aicore-proxy-affinity", "hit" if serving.warm else "miss"))
             if lost := ", ".join(dict.fromkeys(loss.field for loss in serving.losses)):
                 told.append((DROPPED, printable(lost)))
         return Head(200, (*fields, *ids(call.dialect, call.id), *told))

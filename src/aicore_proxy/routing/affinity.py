@@ -20,6 +20,8 @@ WARM = 300.0
 KEPT = 100_000
 """Conversations remembered at most."""
 SEEDS = 10_000
+MULTIPLIER = 0x9E3779B97F4A7C15
+MASK = (1 << 64) - 1
 FACTOR = 1.25
 SLACK = 4
 """A deployment is full for new conversations with more requests in flight than FACTOR times the mean, plus SLACK."""
@@ -41,25 +43,32 @@ class Affinity:
 
     def ranked(
         self, session: int, candidates: Sequence[Deployment], now: float, in_flight: Callable[[Deployment], int]
-    ) -> tuple[list[Deployment], bool]:
-        """``candidates`` in the order in which the conversation should try them, and whether the first one is warm.
+    ) -> list[Deployment]:
+        """``candidates`` in the order in which the conversation should try them.
 
         ``session``: its 64-bit key; ``in_flight``: requests that a deployment has now.
         """
-        # Hashes of integers are the same in every process: workers agree without a word
-        ranked = sorted(candidates, key=lambda deployment: hash((session, self._seed(deployment))))
+        # Multiplicative hashing of two numbers that are random already: the same in every process, so that workers
+        # agree without a word (Python's own hash of a pair shares out unevenly)
+        seeds = self._seed
+        ranked = sorted(candidates, key=lambda deployment: (session ^ seeds(deployment)) * MULTIPLIER & MASK)
         for place in self._places.get(session, ()):
             if now - place.used < place.warm:
                 for position, deployment in enumerate(ranked):
                     if deployment.id == place.deployment:
                         ranked.insert(0, ranked.pop(position))
-                        return ranked, True
+                        return ranked
         loads = [in_flight(deployment) for deployment in ranked]
         most = FACTOR * sum(loads) / len(loads) + SLACK
         # The mean is below it: there is always one
         position = next(position for position, load in enumerate(loads) if load < most)
         ranked.insert(0, ranked.pop(position))
-        return ranked, False
+        return ranked
+
+    def warm(self, session: int, deployment: Deployment, now: float) -> bool:
+        """Whether ``deployment`` still holds the conversation's prefix, as far as is known."""
+        places = self._places.get(session, ())
+        return any(place.deployment == deployment.id and now - place.used < place.warm for place in places)
 
     def went(self, session: int, deployment: Deployment, now: float, warm: float = WARM) -> None:
         """The conversation was served by ``deployment``, whose cache keeps its prefix for ``warm`` seconds.
@@ -82,7 +91,7 @@ class Affinity:
         if seed is None:
             if len(self._seeds) > SEEDS:
                 self._seeds.clear()
-            digest = blake2b(deployment.id.encode(), digest_size=7).digest()
+            digest = blake2b(deployment.id.encode(), digest_size=8).digest()
             seed = self._seeds[deployment.id] = int.from_bytes(digest, "big")
         return seed
 

@@ -128,6 +128,15 @@ class Breaker:
         self._probing = True
         return True
 
+    @property
+    def probing(self) -> bool:
+        """Whether a probe is waiting for its answer."""
+        return self._probing
+
+    def answering(self) -> None:
+        """The probe's answer has begun: it may take minutes, so the next one need not wait for its end."""
+        self._probing = False
+
     def end(
         self, now: float, verdict: Verdict, chance: float, *, probe: bool = False, slow: bool | None = None
     ) -> None:
@@ -144,14 +153,14 @@ class Breaker:
         """Opens it, for longer each time unless it was closed for long. An open one stays as it is."""
         if self._until is not None and now < self._until:
             return
+        self._good_probes = 0
+        self.reason = reason
         fresh = self._until is None and now - self._closed_at >= self._limits.forgiven
         self._open_time = (
             self._limits.open_time if fresh else min(self._open_time * 2, max(self._limits.longest, self._open_time))
         )
         spread = 1 + self._limits.spread * (2 * chance - 1)
         self._until = now + min(self._open_time, self._limits.longest) * spread
-        self._good_probes = 0
-        self.reason = reason
 
     def _probed(self, now: float, verdict: Verdict, chance: float) -> None:
         if self._until is None:

@@ -6,7 +6,8 @@ deployment may be asked follows from it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from enum import Enum
 from statistics import median
 
@@ -28,8 +29,16 @@ SLOW_FACTOR = 5.0
 EDGE_WINDOW = 30.0
 EDGE_DEPLOYMENTS = 3
 """Deployments whose connections or edge failed within the window: then it is their subaccount."""
+UNAUTHORIZED = 3
+"""Refusals of a fresh token, in a row, after which a subaccount is left alone."""
+NO_TOKEN = 1.0
+"""Seconds that a subaccount without a token is left alone: its token provider has a backoff of its own."""
 PENALTY = 10.0
-"""Seconds that a failure or a throttle counts as: a fast failure must never attract traffic."""
+"""Seconds that a failure or a throttle counts as at first: a fast failure must never attract traffic."""
+FADING = 10.0
+STALE = 60.0
+"""Seconds in which a penalty falls to a third, and a latency that nothing measures to a half: else nobody would ever
+see that a deployment is well again."""
 WEIGHT = 0.2
 """Of the newest latency in the moving average."""
 
@@ -64,7 +73,7 @@ class Ending(Struct, frozen=True):
     """How an attempt ended. ``first_byte``: seconds until the answer's first byte, None: none came. ``retry_after``:
     seconds that a throttle named. ``narrow``: the throttle is the deployment's own, not the model's in the subaccount.
     ``edge``: it failed on the way to the deployment (connection, the mesh in front of it). ``missing``: SAP says that
-    the deployment is not there, or not for us."""
+    the deployment is not there, or not for us. ``no_token``: it was not even sent, since SAP gave no token."""
 
     outcome: Outcome
     first_byte: float | None = None
@@ -72,43 +81,66 @@ class Ending(Struct, frozen=True):
     narrow: bool = False
     edge: bool = False
     missing: bool = False
+    no_token: bool = False
 
 
 class _Known:
     """One deployment."""
 
-    __slots__ = ("breaker", "gone_since", "in_flight", "last_good", "latency", "model")
+    __slots__ = ("breaker", "failed_at", "gone_since", "in_flight", "last_good", "latency", "measured_at", "model")
 
     def __init__(self, model: str, limits: Limits) -> None:
         self.model = model
         self.breaker = Breaker(limits)
         self.in_flight = 0
         self.latency = 0.0
+        self.measured_at = float("-inf")
+        self.failed_at = float("-inf")
         self.last_good = True
         self.gone_since: float | None = None
 
 
-class Health:
-    """Owns what changes between requests. ``caps``: requests in flight at most, by deployment id; none: no limit."""
+class _Place:
+    """One subaccount."""
 
-    def __init__(self, limits: Limits = DEFAULT, caps: Mapping[str, int] | None = None) -> None:
+    __slots__ = ("breaker", "edge_failures", "paused_until", "unauthorized")
+
+    def __init__(self, limits: Limits) -> None:
+        self.breaker = Breaker(limits)
+        self.paused_until = float("-inf")
+        self.edge_failures: dict[str, float] = {}
+        self.unauthorized = 0
+
+
+class Health:
+    """Owns what changes between requests. ``caps``: requests in flight at most, by deployment id; none: no limit.
+    ``remembers`` False: nothing is ever skipped but for a cap."""
+
+    def __init__(
+        self, limits: Limits = DEFAULT, caps: Mapping[str, int] | None = None, *, remembers: bool = True
+    ) -> None:
         self._limits = limits
         self._caps = caps or {}
+        self._remembers = remembers
         self._known: dict[str, _Known] = {}
-        self._subaccounts: dict[str, Breaker] = {}
-        self._edge_failures: dict[str, dict[str, float]] = {}
+        self._places: dict[str, _Place] = {}
+        self._sizes: Mapping[str, int] = {}
         self.cooldowns = Cooldowns()
+        self.any_tripped = False
+        """Whether a breaker may be other than closed: False saves looking."""
 
     def skip(self, deployment: Deployment, now: float, read_at: float = float("-inf")) -> Skip | None:
         """Why ``deployment`` may not be asked now, None: it may. ``read_at``: when the catalog was read last."""
-        subaccount = self._subaccounts.get(deployment.subaccount)
-        if subaccount is not None and not subaccount.admits(now):
-            return Skip(Reason.SUBACCOUNT, subaccount.recovers_at(now))
+        known = self._known.get(deployment.id)
+        if known is None and not self.cooldowns and not self._places:
+            return None
+        place = self._places.get(deployment.subaccount)
+        if place is not None and (now < place.paused_until or not place.breaker.admits(now)):
+            return Skip(Reason.SUBACCOUNT, max(place.paused_until, place.breaker.recovers_at(now)))
         if self.cooldowns:
             until = max(self.cooldowns.until(wide(deployment)), self.cooldowns.until(deployment.id))
             if now < until:
                 return Skip(Reason.COOLDOWN, until)
-        known = self._known.get(deployment.id)
         if known is None:
             return None
         if known.gone_since is not None:
@@ -123,62 +155,94 @@ class Health:
         return None
 
     def begin(self, deployment: Deployment, now: float) -> Permit:
-        """An attempt is sent to a deployment that is not to be skipped."""
+        """An attempt is sent to a deployment that is not to be skipped, or to the last way out."""
         known = self._of(deployment)
         known.in_flight += 1
-        subaccount = self._subaccounts.get(deployment.subaccount)
-        return Permit(deployment, known.breaker.begin(now), subaccount is not None and subaccount.begin(now))
+        place = self._places.get(deployment.subaccount)
+        return Permit(deployment, known.breaker.begin(now), place is not None and place.breaker.begin(now))
 
-    def end(self, permit: Permit, ending: Ending, now: float, chance: float, siblings: int = 1) -> None:
-        """It has ended. ``chance``: in [0, 1); ``siblings``: deployments in its subaccount. Twice is once."""
+    def answering(self, permit: Permit) -> None:
+        """Its answer has begun."""
+        if permit.probe:
+            self._of(permit.deployment).breaker.answering()
+        if permit.subaccount_probe:
+            self._places[permit.deployment.subaccount].breaker.answering()
+
+    def end(self, permit: Permit, ending: Ending, now: float, chance: float) -> None:
+        """It has ended. ``chance``: in [0, 1). Twice is once."""
         if permit.ended:
             return
         permit.ended = True
         deployment = permit.deployment
         known = self._of(deployment)
         known.in_flight -= 1
-        verdict = Verdict.IGNORED if ending.missing else VERDICTS.get(ending.outcome, Verdict.IGNORED)
-        slow = self._slow(deployment, ending) if ending.first_byte is not None else None
+        if not self._remembers:
+            return
+        nothing = ending.missing or ending.no_token
+        verdict = Verdict.IGNORED if nothing else VERDICTS.get(ending.outcome, Verdict.IGNORED)
+        slow = self._slow(deployment, ending.first_byte) if ending.first_byte is not None else None
         known.breaker.end(now, verdict, chance, probe=permit.probe, slow=slow)
-        self._subaccount_ended(permit, ending, verdict, now, chance, siblings)
-        self._measure(known, ending)
+        self._place_ended(permit, ending, verdict, now, chance)
+        self._measure(known, ending, now)
         if ending.missing:
             known.gone_since = now
         if ending.outcome is Outcome.THROTTLED:
             self.cooldowns.throttled(deployment.id if ending.narrow else wide(deployment), now, ending.retry_after)
-        elif ending.outcome is Outcome.OK:
+        elif ending.outcome is Outcome.OK and self.cooldowns:
             self.cooldowns.served(wide(deployment), now)
             self.cooldowns.served(deployment.id, now)
-
-    def token_refused(self, subaccount: str, now: float, chance: float) -> None:
-        """SAP gives no token: nothing of the subaccount can be asked."""
-        self._subaccounts.setdefault(subaccount, Breaker(self._limits)).trip(now, Trip.CREDENTIALS, chance)
+        if verdict is not Verdict.GOOD or permit.probe or permit.subaccount_probe:
+            self.any_tripped = self._tripped(now)
 
     def in_flight(self, deployment: Deployment) -> int:
         known = self._known.get(deployment.id)
         return 0 if known is None else known.in_flight
 
-    def latency(self, deployment: Deployment) -> float:
-        """Seconds until the first byte, a moving average; 0: nothing is known."""
+    def slowness(self, deployment: Deployment, now: float) -> float:
+        """Seconds until the first byte, as the moving average has it, with what failures add; 0: nothing is known."""
         known = self._known.get(deployment.id)
-        return 0.0 if known is None else known.latency
+        if known is None:
+            return 0.0
+        slowness = known.latency
+        if (age := now - known.measured_at) > STALE:
+            slowness *= 0.5 ** (age / STALE - 1)
+        if (since := now - known.failed_at) < 10 * FADING:
+            slowness += PENALTY * 3 ** (-since / FADING)
+        return slowness
 
     def last_good(self, deployment: Deployment) -> bool:
         """Whether its last answer was a success; one that was never asked counts as good."""
         known = self._known.get(deployment.id)
         return known is None or known.last_good
 
+    def wants_probe(self, deployment: Deployment, now: float) -> bool:
+        """Whether it may be asked now, by a probe."""
+        breakers = self._breakers_of(deployment)
+        return any(b.state(now) is State.HALF_OPEN for b in breakers) and all(b.admits(now) for b in breakers)
+
+    def probing(self, deployment: Deployment) -> bool:
+        """Whether a probe waits for its answer there."""
+        return any(breaker.probing for breaker in self._breakers_of(deployment))
+
     def states(self, now: float) -> dict[str, State]:
         """The breaker of every deployment that was ever asked, by deployment id."""
         return {identity: known.breaker.state(now) for identity, known in self._known.items()}
 
     def subaccount_states(self, now: float) -> dict[str, State]:
-        return {alias: breaker.state(now) for alias, breaker in self._subaccounts.items()}
+        """The breaker of every subaccount that ever failed, by alias."""
+        return {alias: place.breaker.state(now) for alias, place in self._places.items()}
 
-    def keep(self, deployments: set[str]) -> None:
-        """Forgets deployments that are no longer in the catalog and have nothing in flight."""
-        for identity in [i for i, k in self._known.items() if i not in deployments and not k.in_flight]:
+    def know(self, deployments: Iterable[Deployment], now: float) -> None:
+        """A catalog was read: forgets deployments that are not in it and have nothing in flight."""
+        there = {d.id: d.subaccount for d in deployments}
+        self._sizes = Counter(there.values())
+        for identity in [i for i, k in self._known.items() if i not in there and not k.in_flight]:
             del self._known[identity]
+        self.cooldowns.forget(now)
+
+    def _breakers_of(self, deployment: Deployment) -> list[Breaker]:
+        known, place = self._known.get(deployment.id), self._places.get(deployment.subaccount)
+        return [owner.breaker for owner in (known, place) if owner is not None]
 
     def _of(self, deployment: Deployment) -> _Known:
         known = self._known.get(deployment.id)
@@ -186,46 +250,68 @@ class Health:
             known = self._known[deployment.id] = _Known(deployment.model, self._limits)
         return known
 
-    def _slow(self, deployment: Deployment, ending: Ending) -> bool | None:
+    def _place(self, alias: str) -> _Place:
+        place = self._places.get(alias)
+        if place is None:
+            place = self._places[alias] = _Place(self._limits)
+        return place
+
+    def _tripped(self, now: float) -> bool:
+        breakers = [*(k.breaker for k in self._known.values()), *(p.breaker for p in self._places.values())]
+        return any(breaker.state(now) is not State.CLOSED for breaker in breakers)
+
+    def _slow(self, deployment: Deployment, first_byte: float) -> bool | None:
         """Against the model's others: models think for minutes by right. Never judged for the only one."""
-        if ending.first_byte is None or ending.first_byte <= SLOW_AT_LEAST:
+        if first_byte <= SLOW_AT_LEAST:
             return False
         others = [
             known.latency
             for identity, known in self._known.items()
             if known.model == deployment.model and identity != deployment.id and known.latency > 0
         ]
-        if not others:
-            return None
-        return ending.first_byte > max(SLOW_AT_LEAST, SLOW_FACTOR * median(others))
+        return first_byte > max(SLOW_AT_LEAST, SLOW_FACTOR * median(others)) if others else None
 
-    def _measure(self, known: _Known, ending: Ending) -> None:
-        match ending.outcome:
-            case Outcome.CANCELLED | Outcome.CLIENT_FAULT:
-                return
-            case Outcome.OK if ending.first_byte is not None:
-                sample = ending.first_byte
-            case _:
-                sample = max(PENALTY, known.latency)
-        known.last_good = ending.outcome is Outcome.OK
-        known.latency = sample if known.latency == 0 else (1 - WEIGHT) * known.latency + WEIGHT * sample
-
-    def _subaccount_ended(
-        self, permit: Permit, ending: Ending, verdict: Verdict, now: float, chance: float, siblings: int
-    ) -> None:
-        alias = permit.deployment.subaccount
-        if permit.subaccount_probe:
-            edge = Verdict.BAD if ending.edge else Verdict.IGNORED if verdict is Verdict.IGNORED else Verdict.GOOD
-            self._subaccounts[alias].end(now, edge, chance, probe=True)
-        failures = self._edge_failures.setdefault(alias, {})
-        if not ending.edge:
-            failures.pop(permit.deployment.id, None)
+    def _measure(self, known: _Known, ending: Ending, now: float) -> None:
+        if ending.outcome in (Outcome.CANCELLED, Outcome.CLIENT_FAULT):
             return
-        failures[permit.deployment.id] = now
-        recent = [at for at in failures.values() if now - at <= EDGE_WINDOW]
-        if siblings > 1 and len(recent) >= min(EDGE_DEPLOYMENTS, siblings):
-            self._subaccounts.setdefault(alias, Breaker(self._limits)).trip(now, Trip.CONNECTIONS, chance)
-            failures.clear()
+        known.last_good = ending.outcome is Outcome.OK
+        if not known.last_good:
+            known.failed_at = now
+        elif ending.first_byte is not None:
+            fresh = known.latency == 0 or now - known.measured_at > STALE
+            known.latency = ending.first_byte if fresh else (1 - WEIGHT) * known.latency + WEIGHT * ending.first_byte
+            known.measured_at = now
+
+    def _place_ended(self, permit: Permit, ending: Ending, verdict: Verdict, now: float, chance: float) -> None:
+        alias = permit.deployment.subaccount
+        refused = ending.outcome is Outcome.UNAUTHORIZED and not ending.missing
+        if permit.subaccount_probe:
+            said_nothing = ending.no_token or ending.outcome is Outcome.CANCELLED
+            bad = ending.edge or refused
+            judged = Verdict.IGNORED if said_nothing else Verdict.BAD if bad else Verdict.GOOD
+            self._places[alias].breaker.end(now, judged, chance, probe=True)
+        if not ending.edge and not refused:
+            if (place := self._places.get(alias)) is not None and verdict is Verdict.GOOD:
+                place.edge_failures.pop(permit.deployment.id, None)
+                place.unauthorized = 0
+            return
+        place = self._place(alias)
+        if ending.no_token:
+            place.paused_until = now + NO_TOKEN
+        elif refused:
+            place.unauthorized += 1
+            if place.unauthorized >= UNAUTHORIZED:
+                place.breaker.trip(now, Trip.CREDENTIALS, chance)
+        if ending.edge:
+            self._edge_failed(place, permit.deployment, now, chance)
+
+    def _edge_failed(self, place: _Place, deployment: Deployment, now: float, chance: float) -> None:
+        place.edge_failures[deployment.id] = now
+        recent = [at for at in place.edge_failures.values() if now - at <= EDGE_WINDOW]
+        size = self._sizes.get(deployment.subaccount, 1)
+        if size > 1 and len(recent) >= min(EDGE_DEPLOYMENTS, size):
+            place.breaker.trip(now, Trip.CONNECTIONS, chance)
+            place.edge_failures.clear()
 
 
 def wide(deployment: Deployment) -> tuple[str, str]:

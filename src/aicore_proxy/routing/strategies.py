@@ -1,4 +1,4 @@
-"""Load-balancing strategies: each ranks a model's deployments for one request. Quick, never awaits."""
+"""Strategies: how one model's requests are shared out over its deployments."""
 
 from __future__ import annotations
 
@@ -6,29 +6,42 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from msgspec import Struct
+
 from aicore_proxy.landscape import Deployment
+from aicore_proxy.routing.affinity import Affinity
 from aicore_proxy.routing.health import Health
 
 UNMEASURED = 1.0
 """Seconds that a deployment without a measured latency counts as."""
 
 
-class Strategy(Protocol):
-    """Ranks the deployments of a model for one request, best first. ``chance``: in [0, 1)."""
+class Query(Struct, frozen=True):
+    """What a request wants to be routed by. ``model``: SAP's name; ``now``: monotonic seconds; ``chance``: in [0, 1);
+    ``session``: the conversation's 64-bit key, None: it has none."""
 
-    def rank(self, model: str, candidates: Sequence[Deployment], chance: float) -> Sequence[Deployment]: ...
+    model: str
+    now: float = 0.0
+    chance: float = 0.0
+    session: int | None = None
+
+
+class Strategy(Protocol):
+    """Ranks the deployments of a model for one request, best first. ``candidates`` is not empty."""
+
+    def rank(self, query: Query, candidates: Sequence[Deployment]) -> Sequence[Deployment]: ...
 
 
 class RoundRobin:
-    """Each model's deployments in turn. Owns one counter per model, under its lock: exact whatever the concurrency."""
+    """Each model's deployments in turn. Owns one counter per model, under its lock."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._turn: dict[str, int] = {}
 
-    def rank(self, model: str, candidates: Sequence[Deployment], chance: float = 0.0) -> Sequence[Deployment]:
+    def rank(self, query: Query, candidates: Sequence[Deployment]) -> Sequence[Deployment]:
         with self._lock:
-            turn = self._turn[model] = self._turn.get(model, -1) + 1
+            turn = self._turn[query.model] = self._turn.get(query.model, -1) + 1
         first = turn % len(candidates)
         return [*candidates[first:], *candidates[:first]]
 
@@ -45,14 +58,16 @@ class Weighted:
         self._lock = threading.Lock()
         self._credit: dict[tuple[str, str], float] = {}
 
-    def rank(self, model: str, candidates: Sequence[Deployment], chance: float = 0.0) -> Sequence[Deployment]:
+    def rank(self, query: Query, candidates: Sequence[Deployment]) -> Sequence[Deployment]:
         weights = {d.id: self._weight(d) for d in candidates}
         with self._lock:
             for deployment_id, weight in weights.items():
-                key = (model, deployment_id)
+                key = (query.model, deployment_id)
                 self._credit[key] = self._credit.get(key, 0.0) + weight
-            ranked = sorted(candidates, key=lambda d: (weights[d.id] > 0, self._credit[model, d.id]), reverse=True)
-            self._credit[model, ranked[0].id] -= sum(weights.values())
+            ranked = sorted(
+                candidates, key=lambda d: (weights[d.id] > 0, self._credit[query.model, d.id]), reverse=True
+            )
+            self._credit[query.model, ranked[0].id] -= sum(weights.values())
         return ranked
 
     def _weight(self, deployment: Deployment) -> float:
@@ -68,21 +83,34 @@ class LeastOutstanding:
     def __init__(self, health: Health) -> None:
         self._health = health
 
-    def rank(self, model: str, candidates: Sequence[Deployment], chance: float = 0.0) -> Sequence[Deployment]:
+    def rank(self, query: Query, candidates: Sequence[Deployment]) -> Sequence[Deployment]:
         count = len(candidates)
         if count == 1:
             return candidates
-        pair = int(chance * count * (count - 1))
-        first, second = divmod(pair, count - 1)
+        first, second = divmod(int(query.chance * count * (count - 1)), count - 1)
         second += second >= first
-        costs = [self._cost(deployment) for deployment in candidates]
+        costs = [self._cost(deployment, query.now) for deployment in candidates]
         if costs[second] < costs[first]:
             first, second = second, first
         rest = sorted((i for i in range(count) if i not in (first, second)), key=costs.__getitem__)
         return [candidates[i] for i in (first, second, *rest)]
 
-    def _cost(self, deployment: Deployment) -> float:
-        return (self._health.in_flight(deployment) + 1) * (self._health.latency(deployment) or UNMEASURED)
+    def _cost(self, deployment: Deployment, now: float) -> float:
+        return (self._health.in_flight(deployment) + 1) * (self._health.slowness(deployment, now) or UNMEASURED)
+
+
+class Sticky:
+    """Conversations stay where their prefix is cached; requests that belong to none go by ``otherwise``."""
+
+    def __init__(self, affinity: Affinity, health: Health, otherwise: Strategy) -> None:
+        self._affinity = affinity
+        self._health = health
+        self._otherwise = otherwise
+
+    def rank(self, query: Query, candidates: Sequence[Deployment]) -> Sequence[Deployment]:
+        if query.session is None:
+            return self._otherwise.rank(query, candidates)
+        return self._affinity.ranked(query.session, candidates, query.now, self._health.in_flight)
 
 
 class Tiered:
@@ -95,11 +123,11 @@ class Tiered:
         self._tiers = tiers
         self._inner = inner
 
-    def rank(self, model: str, candidates: Sequence[Deployment], chance: float = 0.0) -> Sequence[Deployment]:
+    def rank(self, query: Query, candidates: Sequence[Deployment]) -> Sequence[Deployment]:
         tiers: dict[int, list[Deployment]] = {}
         for deployment in candidates:
             tier = self._tiers.get(deployment.id, self._tiers.get(deployment.subaccount, 0))
             tiers.setdefault(tier, []).append(deployment)
         first, *later = [tiers[number] for number in sorted(tiers)]
         # Only the tier that is asked takes a turn
-        return [*self._inner.rank(model, first, chance), *(deployment for tier in later for deployment in tier)]
+        return [*self._inner.rank(query, first), *(deployment for tier in later for deployment in tier)]

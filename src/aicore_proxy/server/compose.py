@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import time
 from collections.abc import Mapping, Sequence
 from ipaddress import ip_address
 
@@ -20,12 +21,10 @@ from aicore_proxy.gateway.exchange import Timings
 from aicore_proxy.gateway.gateway import Gateway, Landscape
 from aicore_proxy.gateway.keys import Keys, client_key
 from aicore_proxy.gateway.seals import SealKeeper
-from aicore_proxy.landscape import Deployment
+from aicore_proxy.landscape import Catalog, Deployment
 from aicore_proxy.protocol.dialects import Dialect, anthropic_messages, gemini, openai_chat
 from aicore_proxy.protocol.envelope import Envelope
 from aicore_proxy.protocol.fault import Fault
-from aicore_proxy.routing.router import Router
-from aicore_proxy.routing.strategies import RoundRobin
 from aicore_proxy.sap.ai_api import AiApi
 from aicore_proxy.sap.credentials import ServiceKey
 from aicore_proxy.sap.discovery import Discovery, DiscoveryTimes
@@ -33,6 +32,7 @@ from aicore_proxy.sap.token import TokenProvider, client_tls
 from aicore_proxy.server import asgi
 from aicore_proxy.server.application import build_application
 from aicore_proxy.server.endpoints import Endpoints
+from aicore_proxy.server.routing import build_router
 from aicore_proxy.tasks import Supervisor
 from aicore_proxy.telemetry.metrics import Metrics
 from aicore_proxy.telemetry.observer import Telemetry
@@ -71,7 +71,8 @@ class Proxy:
         apis = [AiApi(key, self._upstream, self._tokens[key.name]) for key in service_keys]
         self.landscape = Landscape(self._look_again, self._look_soon)
         times = DiscoveryTimes(interval=settings.discovery_interval)
-        self._discovery = Discovery(apis, self.supervisor, self.landscape.publish, times=times)
+        self.router, self._sticky = build_router(settings)
+        self._discovery = Discovery(apis, self.supervisor, self._publish, times=times)
         self.application = self._application()
 
     def ready(self) -> bool:
@@ -91,6 +92,10 @@ class Proxy:
     async def first_look(self, seconds: float) -> None:
         """Waits until SAP has been looked at, at most so long."""
         await self._discovery.refresh_now(seconds)
+
+    def _publish(self, catalog: Catalog) -> None:
+        self.landscape.publish(catalog)
+        self.router.health.know(catalog.deployments(), time.monotonic())
 
     async def _look_again(self, seconds: float) -> object:
         return await self._discovery.refresh_now(seconds)
@@ -114,7 +119,7 @@ class Proxy:
         settings = self.settings
         observer = Telemetry(self.metrics)
         attempts = Attempts(
-            router=Router(RoundRobin(), settings.max_attempts),
+            router=self.router,
             backends=BACKENDS,
             embedders={"azure-openai": AZURE.embeddings},
             dialects=DIALECTS,
@@ -126,6 +131,7 @@ class Proxy:
                 settings.first_byte_timeout,
                 settings.stream_head_timeout,
                 settings.between_bytes_timeout,
+                settings.recovery_wait,
             ),
             gone_missing=self._look_soon,
         )
@@ -137,6 +143,7 @@ class Proxy:
             seals=SealKeeper(),
             body_limit=settings.body_limit,
             deadline=settings.deadline,
+            sticky=self._sticky,
         )
         endpoints = Endpoints(gateway, DIALECTS, {"/v1/messages": thread_refused})
         timings = Timings(

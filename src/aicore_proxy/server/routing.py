@@ -1,0 +1,54 @@
+"""Builds the router from the settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from aicore_proxy.config.settings import Settings
+from aicore_proxy.protocol.profiles import profile_of
+from aicore_proxy.routing.affinity import Affinity
+from aicore_proxy.routing.breaker import Limits
+from aicore_proxy.routing.budget import Allowance
+from aicore_proxy.routing.health import Health
+from aicore_proxy.routing.router import Router
+from aicore_proxy.routing.strategies import LeastOutstanding, RoundRobin, Sticky, Strategy, Weighted
+
+CACHING = frozenset({"claude", "gpt", "gemini"})
+"""Families whose providers cache prompts."""
+
+
+def caches(model: str) -> bool:
+    """Whether a model, by SAP's name, has a prompt cache that affinity can use."""
+    return profile_of(model).family in CACHING
+
+
+def build_router(settings: Settings) -> tuple[Router, Callable[[str], bool]]:
+    """The Router, and whether a model's conversations stay where their prefix is cached."""
+    limits = Limits(
+        consecutive=settings.breaker_failures,
+        error_share=settings.breaker_error_share,
+        open_time=settings.breaker_open_time,
+        longest=settings.breaker_longest,
+    )
+    health = Health(limits, remembers=settings.breakers)
+    affinity = Affinity()
+    least = LeastOutstanding(health)
+    sticky = Sticky(affinity, health, least)
+    fixed: dict[str, Strategy] = {
+        "affinity": sticky,
+        "round_robin": RoundRobin(),
+        "least_outstanding": least,
+        "weighted": Weighted({}),
+    }
+
+    def strategy(model: str) -> Strategy:
+        return fixed.get(settings.strategy) or (sticky if caches(model) else least)
+
+    router = Router(
+        strategy,
+        health,
+        affinity,
+        max_attempts=settings.max_attempts,
+        allowance=Allowance(settings.retry_share, settings.retry_always),
+    )
+    return router, lambda model: strategy(model) is sticky
