@@ -93,6 +93,12 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     """For an unused connection to SAP."""
     discovery_interval: float = 300.0
     """Between two looks for deployments, plus or minus a tenth."""
+    workers: int = 1
+    """Processes that serve. Several use several cores; each has its own connections to SAP."""
+    drain_delay: float = 5.0
+    """After SIGTERM: not ready, but still serving, so that balancers notice first."""
+    drain_timeout: float = 120.0
+    """Then, for the answers that are in flight; what is not done by then ends with an error."""
     cors_origins: str = ""
     """Origins that browsers may call from, separated by commas; ``*``: all. Empty: none."""
     openapi: bool = True
@@ -145,6 +151,8 @@ def _unfit(settings: Settings) -> list[str]:
         problems.append(f"{PREFIX}LOG_LEVEL must be debug, info, warning or error.")
     if settings.body_limit < 1024 or settings.max_attempts < 1:
         problems.append(f"{PREFIX}BODY_LIMIT must be at least 1024, {PREFIX}MAX_ATTEMPTS at least 1.")
+    if not 1 <= settings.workers <= 256:
+        problems.append(f"{PREFIX}WORKERS must be between 1 and 256.")
     if settings.strategy not in STRATEGIES:
         problems.append(f"{PREFIX}STRATEGY must be one of {', '.join(STRATEGIES)}.")
     if settings.breaker_failures < 1 or not 0 < settings.breaker_error_share <= 1:
