@@ -73,8 +73,9 @@ class Router:
         """
         open_ways, skipped = self._sorted(candidates, query.now, read_at)
         if not open_ways:
-            last = self._last_way(skipped)
-            return Plan((last,) if last is not None else (), tuple(s for s in skipped if s.deployment is not last))
+            last, at = self._last_way(skipped)
+            tried = (last,) if last is not None and at <= query.now else ()
+            return Plan(tried, tuple(s for s in skipped if s.deployment not in tried))
         ranked = list(self._strategy(query.model).rank(query, open_ways)) if len(open_ways) > 1 else open_ways
         if len(ranked) > 1 and self.health.any_tripped:
             probe = next((d for d in ranked if self.health.wants_probe(d, query.now)), None)
@@ -104,7 +105,11 @@ class Router:
     def recovery(self, query: Query, candidates: Sequence[Deployment], read_at: float = float("-inf")) -> Skip | None:
         """The soonest that any of ``candidates`` may be asked again; None: one may be asked now."""
         open_ways, skipped = self._sorted(candidates, query.now, read_at)
-        return None if open_ways or not skipped else min((s.skip for s in skipped), key=lambda skip: skip.until)
+        if open_ways or not skipped:
+            return None
+        soonest = min((s.skip for s in skipped), key=lambda skip: skip.until)
+        _, at = self._last_way(skipped)
+        return Skip(soonest.reason, max(query.now, min(soonest.until, at)))
 
     def begin(self, deployment: Deployment, now: float) -> Permit:
         """An attempt is sent. Its Permit goes to ``end``, always."""
@@ -129,12 +134,13 @@ class Router:
                 skipped.append(Skipped(deployment, skip))
         return open_ways, skipped
 
-    def _last_way(self, skipped: Sequence[Skipped]) -> Deployment | None:
+    def _last_way(self, skipped: Sequence[Skipped]) -> tuple[Deployment | None, float]:
+        """Of deployments that only breakers stand against, the one to try nevertheless, and from when on."""
         ways = [s for s in skipped if s.skip.reason is not Reason.GONE]
         if not ways or any(s.skip.reason not in (Reason.BREAKER, Reason.SUBACCOUNT) for s in ways):
-            return None
-        soonest = min(ways, key=lambda s: s.skip.until)
-        return None if self.health.probing(soonest.deployment) else soonest.deployment
+            return None, float("inf")
+        soonest = min(ways, key=lambda s: s.skip.until).deployment
+        return soonest, self.health.last_try_at(soonest)
 
     def _budget(self, model: str) -> RetryBudget:
         budget = self._budgets.get(model)
