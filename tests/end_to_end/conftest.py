@@ -138,7 +138,8 @@ def environment(home: Path, **variables: str) -> dict[str, str]:
         for name, value in os.environ.items()
         if not name.startswith(("AICORE_", "VCAP_")) and not name.lower().endswith("_proxy") and name != "PORT"
     }
-    return {**kept, "HOME": str(home), "XDG_STATE_HOME": str(home / "state"), "PYTHONUNBUFFERED": "1", **variables}
+    ours = {"XDG_STATE_HOME": str(home / "state"), "PYTHONUNBUFFERED": "1", "AICORE_PROXY_DRAIN_DELAY": "0.01"}
+    return {**kept, "HOME": str(home), **ours, **variables}
 
 
 @contextmanager

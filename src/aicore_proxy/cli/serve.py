@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,16 @@ from aicore_proxy.gateway.listing import names
 from aicore_proxy.sap.credentials import CredentialsError, Found, ServiceKey, find_service_keys, service_key
 from aicore_proxy.server import listen
 from aicore_proxy.server.compose import Proxy, is_loopback
-from aicore_proxy.server.edge import Limits
+from aicore_proxy.server.configuration import Configuration
 from aicore_proxy.server.keyfile import ClientKey, KeyFileError, obtain_key
+from aicore_proxy.server.serving import serve_alone
+from aicore_proxy.server.worker import loop_factory
+from aicore_proxy.server.workers import Workers, WorkersError
+from aicore_proxy.tasks import Supervisor
 from aicore_proxy.telemetry import logs
 
 log = logging.getLogger("aicore_proxy.cli")
 
-GRACE = 5
-"""Seconds for answers in flight after SIGTERM."""
 FIRST_LOOK = 5.0
 """Seconds that the printed list of models waits for."""
 NO_KEY = """No SAP AI Core service key was found. Give one in any of these ways:
@@ -39,6 +42,7 @@ To try the proxy without an account: aicore-proxy run"""
 def listening(command: Callable[..., None]) -> Callable[..., None]:
     """The options that both commands have."""
     for option in (
+        click.option("--workers", type=click.IntRange(1, 256), help="Processes that serve (1)."),
         click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="What is logged."),
         click.option(
             "--port", type=click.IntRange(0, 65535), help="Port to listen on (PORT, then 3001; 0: a free one)."
@@ -99,27 +103,27 @@ def _serve(settings: Settings, keys: Sequence[ServiceKey], told: list[str], *, d
         client_key = obtain_key(settings.api_key, state_folder(os.environ))
     except KeyFileError as error:
         raise click.ClickException(str(error)) from None
-    listeners = _listeners(settings)
-    host, port = listeners[0].getsockname()[:2]
-    shown = f"[{host}]" if ":" in host else host
-    told += [f"Base URL: http://{shown}:{port}", _key_line(client_key, shown_always=demo)]
+    slots = _slots(settings)
+    host, port = slots[0][0].getsockname()[:2]
+    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    told += [f"Base URL: {url}", _key_line(client_key, shown_always=demo)]
     for line in told:
         click.echo(line)
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_live(settings, client_key.key, keys, listeners, f"http://{shown}:{port}", demo=demo))
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    configuration = Configuration(settings, client_key.key, tuple(keys), direct=demo)
+    greeting = Greeting(url, client_key.key if demo else "$AICORE_PROXY_API_KEY")
+    if settings.workers == 1:
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
+            runner.run(_alone(configuration, slots[0], greeting))
+        return
     try:
-        import uvloop  # noqa: PLC0415 - not on every platform
-    except ImportError:
-        return None
-    return uvloop.new_event_loop
+        asyncio.run(_several(configuration, slots, greeting))
+    except WorkersError as error:
+        raise click.ClickException(str(error)) from None
 
 
-def _listeners(settings: Settings) -> list[socket.socket]:
+def _slots(settings: Settings) -> list[list[socket.socket]]:
     try:
-        return listen.bind(settings.host, settings.port)
+        return listen.bind_slots(settings.host, settings.port, settings.workers)
     except OSError as error:
         words = f"Port {settings.port} on {settings.host} cannot be opened: {error.strerror or error}."
         raise click.ClickException(f"{words} Choose another: --port.") from None
@@ -133,49 +137,58 @@ def _key_line(client_key: ClientKey, *, shown_always: bool) -> str:
     return f"API key: in {client_key.path}"
 
 
-async def _live(
-    settings: Settings,
-    api_key: str,
-    keys: Sequence[ServiceKey],
-    listeners: list[socket.socket],
-    url: str,
-    *,
-    demo: bool,
-) -> None:
-    listen.raise_descriptor_limit()
-    proxy = Proxy(settings, api_key, keys, direct=demo)
-    limits = Limits(
-        head=settings.head_limit,
-        head_time=settings.head_timeout,
-        idle=settings.idle_timeout,
-        stuck=settings.stuck_timeout,
+class Greeting:
+    """What is printed once, when the models are known."""
+
+    def __init__(self, url: str, key: str) -> None:
+        """``key``: as it stands in the line to try."""
+        self._url = url
+        self._key = key
+
+    def print(self, models: Sequence[str]) -> None:
+        """Prints the models, and a line to try."""
+        if not models:
+            click.echo("Models: none yet; the log says why. The proxy goes on looking.")
+            return
+        click.echo(f"Models: {', '.join(models)}")
+        body = f'{{"model": "{models[0]}", "messages": [{{"role": "user", "content": "Hello!"}}]}}'
+        click.echo(
+            f"Try: curl {self._url}/v1/chat/completions -H 'Authorization: Bearer {self._key}' "
+            f"-H 'Content-Type: application/json' -d '{body}'"
+        )
+
+
+async def _alone(configuration: Configuration, listeners: list[socket.socket], greeting: Greeting) -> None:
+    """One process that serves."""
+
+    async def greet(proxy: Proxy) -> None:
+        await proxy.first_look(FIRST_LOOK)
+        greeting.print(names(proxy.landscape.catalog))
+
+    await serve_alone(configuration, listeners, greet)
+
+
+async def _several(configuration: Configuration, slots: list[list[socket.socket]], greeting: Greeting) -> None:
+    """Several workers, and this process as their parent. Raises WorkersError."""
+    settings = configuration.settings
+    workers = Workers(
+        slots,
+        configuration,
+        log_level=settings.log_level,
+        drain_delay=settings.drain_delay,
+        drain_timeout=settings.drain_timeout,
     )
-    server = listen.server(proxy.application, limits=limits, graceful_timeout=GRACE)
-    await proxy.start()
+
+    async def greet() -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_LOOK):
+                await workers.first_ready.wait()
+        greeting.print(workers.models)
+
+    supervisor = Supervisor()
+    supervisor.start("greeting", greet())
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR2, workers.restart)
     try:
-        proxy.supervisor.start("greeting", _greet(proxy, api_key if demo else "$AICORE_PROXY_API_KEY", url))
-        # uvicorn raises the signals again that ended it: everything below must still run
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, _already_heard)
-        await server.serve(listen.spread(listeners))
+        await workers.run()
     finally:
-        await proxy.aclose()
-
-
-def _already_heard(number: int, frame: object) -> None:
-    """A signal that the server has acted on."""
-
-
-async def _greet(proxy: Proxy, key: str, url: str) -> None:
-    """Prints the models as soon as they are known, and a line to try."""
-    await proxy.first_look(FIRST_LOOK)
-    models = names(proxy.landscape.catalog)
-    if not models:
-        click.echo("Models: none yet; the log says why. The proxy goes on looking.")
-        return
-    click.echo(f"Models: {', '.join(models)}")
-    body = f'{{"model": "{models[0]}", "messages": [{{"role": "user", "content": "Hello!"}}]}}'
-    click.echo(
-        f"Try: curl {url}/v1/chat/completions -H 'Authorization: Bearer {key}' "
-        f"-H 'Content-Type: application/json' -d '{body}'"
-    )
+        await supervisor.aclose()

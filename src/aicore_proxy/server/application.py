@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -26,7 +26,7 @@ def build_application(
     *,
     model_api: ASGIApp,
     ready: Callable[[], bool],
-    exposition: Callable[[], tuple[bytes, str]],
+    exposition: Callable[[], Awaitable[tuple[bytes, str]]],
     may_see_metrics: Callable[[Request], bool],
     openapi: bool,
     cors_origins: tuple[str, ...],
@@ -50,7 +50,7 @@ def build_application(
     async def metrics(request: Request) -> Response:
         if not may_see_metrics(request):
             return Response("A client key is needed.\n", 401, media_type="text/plain")
-        body, content_type = exposition()
+        body, content_type = await exposition()
         return Response(body, headers={"content-type": content_type})
 
     for path in (*LIVE, *HELLO):

@@ -32,6 +32,7 @@ from aicore_proxy.sap.token import TokenProvider, client_tls
 from aicore_proxy.server import asgi
 from aicore_proxy.server.application import build_application
 from aicore_proxy.server.endpoints import Endpoints
+from aicore_proxy.server.peers import Alone, Peers
 from aicore_proxy.server.routing import build_router
 from aicore_proxy.tasks import Supervisor
 from aicore_proxy.telemetry.metrics import Metrics
@@ -53,12 +54,20 @@ class Proxy:
     """A whole proxy. Owns its parts' lives: ``start`` and ``aclose`` belong to one event loop.
 
     ``direct``: the upstream is on this machine (the simulator), so the environment's HTTP proxies are not for it.
+    ``peers``: the other processes that serve on this port; None: there are none.
     """
 
     def __init__(
-        self, settings: Settings, api_key: str, service_keys: Sequence[ServiceKey], *, direct: bool = False
+        self,
+        settings: Settings,
+        api_key: str,
+        service_keys: Sequence[ServiceKey],
+        *,
+        direct: bool = False,
+        peers: Peers | None = None,
     ) -> None:
         self.settings = settings
+        self._peers = peers or Alone()
         self.metrics = Metrics()
         self.supervisor = Supervisor()
         proxies = Proxies() if direct else Proxies.from_environ(os.environ)
@@ -73,7 +82,7 @@ class Proxy:
         times = DiscoveryTimes(interval=settings.discovery_interval)
         self.router, self._sticky = build_router(settings)
         self._discovery = Discovery(apis, self.supervisor, self._publish, times=times)
-        self.application = self._application()
+        self.endpoint, self.application = self._application()
 
     def ready(self) -> bool:
         """Whether a request could be served: at least one deployment is known."""
@@ -115,7 +124,7 @@ class Proxy:
         await self.supervisor.aclose()
         await self._upstream.close()
 
-    def _application(self) -> ASGIApp:
+    def _application(self) -> tuple[asgi.Endpoint, ASGIApp]:
         settings = self.settings
         observer = Telemetry(self.metrics)
         attempts = Attempts(
@@ -151,10 +160,11 @@ class Proxy:
             keepalive=settings.keepalive,
             body_gap=settings.body_gap_timeout,
         )
-        return build_application(
-            model_api=asgi.Endpoint(endpoints, timings, self.metrics.in_flight.inc),
-            ready=self.ready,
-            exposition=self.metrics.exposition,
+        endpoint = asgi.Endpoint(endpoints, timings, self.metrics.in_flight.inc, refuse=endpoints.refused)
+        return endpoint, build_application(
+            model_api=endpoint,
+            ready=lambda: self._peers.ready(self.ready()),
+            exposition=lambda: self._peers.exposition(self.metrics),
             may_see_metrics=self._may_see_metrics,
             openapi=settings.openapi,
             cors_origins=tuple(origin.strip() for origin in settings.cors_origins.split(",") if origin.strip()),
