@@ -35,11 +35,11 @@ class House(NamedTuple):
 
 
 @contextmanager
-def running_house(home: Path, subaccounts: int = 4, **settings: str) -> Iterator[House]:
+def running_house(home: Path, subaccounts: int = 4, *, fast: bool = True, **settings: str) -> Iterator[House]:
     landscape = {"subaccounts": [{"name": name, "models": MODELS} for name in SUBACCOUNTS[:subaccounts]]}
     settings = {"breakers": "true", "strategy": "round_robin", "breaker_open_time": "1", **settings}
     with (
-        running_simulator(home, "--fast", landscape=landscape) as simulator,
+        running_simulator(home, *(["--fast"] if fast else []), landscape=landscape) as simulator,
         running_proxy(home, simulator, log_level="error", **settings) as proxy,
     ):
         yield House(simulator, proxy)

@@ -115,7 +115,8 @@ def _of_user(envelope: Envelope) -> str | None:
 def _prefix(envelope: Envelope) -> Iterator[bytes]:
     for name in (*SYSTEM, "tools"):
         if name in envelope.members:
-            yield _stable(bytes(envelope.members[name])[: 4 * LARGE])
+            raw = bytes(envelope.members[name])
+            yield _normal(raw) if BILLING in raw else raw
     for name in TURNS:
         if name in envelope.members:
             yield from _first_turns(bytes(envelope.members[name]))
@@ -132,15 +133,13 @@ def _first_turns(raw: bytes) -> Iterator[bytes]:
         yield raw[:START]
         return
     for turn in turns:
-        yield _stable(bytes(turn))
+        yield _normal(bytes(turn))
         if b'"user"' in bytes(turn):
             return
 
 
-def _stable(raw: bytes) -> bytes:
-    """``raw`` without what moves from turn to turn: cache marks, and the block that counts for billing."""
-    if b"cache_control" not in raw and BILLING not in raw:
-        return raw
+def _normal(raw: bytes) -> bytes:
+    """``raw`` without what moves from turn to turn: cache marks, the block that counts for billing, spaces."""
     try:
         return msgspec.json.encode(_unmarked(msgspec.json.decode(raw)))
     except (msgspec.MsgspecError, RecursionError, ValueError):

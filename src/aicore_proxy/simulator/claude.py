@@ -20,6 +20,7 @@ from aicore_proxy.simulator.operation import SSE, Frame, Setting, encode, object
 
 THROTTLED = "Too many tokens, please wait before trying again."
 CACHE_LIFE = 300.0
+LOOK_BACK = 20
 MEDIA_TOKENS = 1_500
 TELLS_JSON = re.compile(r"(?i)\b(?:answer|reply|respond) (?:only )?with [\w ]*\bJSON object\b")
 _STOP = {"stop": "end_turn", "stop_sequence": "stop_sequence", "length": "max_tokens", "calls": "tool_use",
@@ -100,28 +101,31 @@ class Invoke:
     # --- tokens
 
     def _count(self) -> None:
-        """Input tokens, and what of them is read from or written to the prompt cache: the prefix up to the last mark,
-        known for five minutes (or the hour that ``ttl`` says)."""
-        total, marked, ttl = 0, 0, "5m"
-        digest, known = hashlib.sha256(), None
-        for piece, mark in _prompt_pieces(self._body):
-            total += piece[1]
-            digest.update(piece[0])
+        """Input tokens, and what of them is read from or written to the prompt cache: written is the prefix up to the
+        last mark, kept for five minutes (or the hour that ``ttl`` says); read is the longest prefix that was written
+        before and ends at a mark or up to 20 blocks ahead of one (Anthropic, "Prompt caching")."""
+        total = 0
+        digest = hashlib.sha256()
+        ends: list[tuple[Any, int]] = []
+        marks: list[tuple[int, bool]] = []
+        for (raw, count), mark in _prompt_pieces(self._body):
+            total += count
+            digest.update(raw)
+            ends.append((digest.copy(), total))
             if mark:
-                marked, ttl = total, "1h" if mark.get("ttl") == "1h" else "5m"
-                known = digest.hexdigest()
+                marks.append((len(ends) - 1, mark.get("ttl") == "1h"))
         prompt = self.prompt
-        prompt.input_tokens = total - marked
-        if known is None:
-            return
-        key = (self._setting.deployment.id, known)
-        now = time.monotonic()
-        if self._setting.caches.get(key, 0.0) > now:
-            prompt.cache_read = marked
-        else:
-            prompt.cache_write = marked
-            self._cache_5m, self._cache_1h = (0, marked) if ttl == "1h" else (marked, 0)
-        self._setting.caches[key] = now + (3600.0 if ttl == "1h" else CACHE_LIFE)
+        prompt.input_tokens = total - (ends[marks[-1][0]][1] if marks else 0)
+        caches, place, now = self._setting.caches, self._setting.deployment.id, time.monotonic()
+        for end in sorted({n for at, _ in marks for n in range(max(0, at - LOOK_BACK), at + 1)}, reverse=True):
+            if caches.get((place, ends[end][0].hexdigest()), 0.0) > now:
+                prompt.cache_read = ends[end][1]
+                break
+        if marks:
+            prompt.cache_write = max(0, ends[marks[-1][0]][1] - prompt.cache_read)
+            self._cache_5m, self._cache_1h = (0, prompt.cache_write) if marks[-1][1] else (prompt.cache_write, 0)
+        for at, long in marks:
+            caches[place, ends[at][0].hexdigest()] = now + (3600.0 if long else CACHE_LIFE)
 
     def _usage(self, output: int) -> dict[str, Any]:
         return {
