@@ -164,6 +164,18 @@ class Breaker:
         spread = 1 + self._limits.spread * (2 * chance - 1)
         self._until = now + min(self._open_time, self._limits.longest) * spread
 
+    def opened_elsewhere(self, until: float, now: float) -> None:
+        """Another worker opened its breaker for the same upstream, up to ``until``."""
+        if until > now and (self._until is None or self._until < until):
+            self._until = until
+            self._good_probes = 0
+            self.failed_at = now
+
+    def closed_elsewhere(self, now: float) -> None:
+        """Another worker's probes were good."""
+        if self._until is not None:
+            self._close(now)
+
     def _probed(self, now: float, verdict: Verdict, chance: float) -> None:
         if self._until is None:
             return

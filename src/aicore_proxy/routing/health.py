@@ -7,15 +7,16 @@ deployment may be asked follows from it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from enum import Enum
 from statistics import median
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from aicore_proxy.landscape import Deployment
 from aicore_proxy.routing.breaker import DEFAULT, Breaker, Limits, State, Trip, Verdict
-from aicore_proxy.routing.cooldown import Cooldowns
+from aicore_proxy.routing.cooldown import LONGEST, Cooldowns
 from aicore_proxy.routing.outcome import Outcome
 
 VERDICTS = {
@@ -86,13 +87,37 @@ class Ending(Struct, frozen=True):
     no_token: bool = False
 
 
+class News(Enum):
+    """What other workers are told."""
+
+    COOLDOWN = "cooldown"
+    OPEN = "open"
+    CLOSED = "closed"
+    GONE = "gone"
+
+
+class Change(Struct, frozen=True):
+    """News of a deployment (its id), a subaccount (its alias) or a model in one (both). ``until``: monotonic seconds,
+    which all processes of a machine share."""
+
+    news: News
+    deployment: str = ""
+    subaccount: str = ""
+    model: str = ""
+    until: float = 0.0
+
+    @property
+    def target(self) -> Hashable:
+        return self.deployment or (self.subaccount, self.model)
+
+
 class _Known:
     """One deployment."""
 
     __slots__ = ("breaker", "failed_at", "gone_since", "in_flight", "last_good", "latency", "measured_at", "model")
 
-    def __init__(self, model: str, limits: Limits) -> None:
-        self.model = model
+    def __init__(self, limits: Limits) -> None:
+        self.model = ""
         self.breaker = Breaker(limits)
         self.in_flight = 0
         self.latency = 0.0
@@ -116,7 +141,8 @@ class _Place:
 
 class Health:
     """Owns what changes between requests. ``caps``: requests in flight at most, by deployment id; none: no limit.
-    ``remembers`` False: nothing is ever skipped but for a cap."""
+    ``remembers`` False: nothing is ever skipped but for a cap. ``tell``: what is news for other workers, which take it
+    with ``heard``."""
 
     def __init__(
         self, limits: Limits = DEFAULT, caps: Mapping[str, int] | None = None, *, remembers: bool = True
@@ -128,6 +154,7 @@ class Health:
         self._places: dict[str, _Place] = {}
         self._sizes: Mapping[str, int] = {}
         self.cooldowns = Cooldowns()
+        self.tell: Callable[[Change], None] = lambda _: None
         self.any_tripped = False
         """Whether a breaker may be other than closed: False saves looking."""
 
@@ -183,18 +210,53 @@ class Health:
         nothing = ending.missing or ending.no_token
         verdict = Verdict.IGNORED if nothing else VERDICTS.get(ending.outcome, Verdict.IGNORED)
         slow = self._slow(deployment, ending.first_byte) if ending.first_byte is not None else None
+        before = known.breaker.state(now)
         known.breaker.end(now, verdict, chance, probe=permit.probe, slow=slow)
+        self._tell_of(known.breaker, before, now, Change(News.OPEN, deployment=deployment.id))
         self._place_ended(permit, ending, verdict, now, chance)
         self._measure(known, ending, now)
         if ending.missing:
             known.gone_since = now
+            self.tell(Change(News.GONE, deployment=deployment.id, until=now))
         if ending.outcome is Outcome.THROTTLED:
-            self.cooldowns.throttled(deployment.id if ending.narrow else wide(deployment), now, ending.retry_after)
+            self._throttled(deployment, ending, now)
         elif ending.outcome is Outcome.OK and self.cooldowns:
             self.cooldowns.served(wide(deployment), now)
             self.cooldowns.served(deployment.id, now)
         if verdict is not Verdict.GOOD or permit.probe or permit.subaccount_probe:
             self.any_tripped = self._tripped(now)
+
+    def heard(self, change: Change, now: float) -> None:
+        """What another worker told. Of a deployment that this one has never asked, a breaker is remembered too."""
+        if not self._remembers:
+            return
+        if change.news is News.COOLDOWN:
+            self.cooldowns.extend(change.target, min(change.until, now + LONGEST))
+        elif change.news is News.GONE:
+            self._named(change.deployment).gone_since = now
+        else:
+            named, alias = change.deployment, change.subaccount
+            breaker = self._named(named).breaker if named else self._place(alias).breaker
+            if change.news is News.OPEN:
+                breaker.opened_elsewhere(min(change.until, now + 2 * self._limits.longest), now)
+            else:
+                breaker.closed_elsewhere(now)
+            self.any_tripped = self._tripped(now)
+
+    def tell_all(self, now: float) -> None:
+        """Tells everything that holds now: a worker has begun, which knows nothing yet."""
+        for target, until in self.cooldowns.active(now).items():
+            match target:
+                case str():
+                    self.tell(Change(News.COOLDOWN, deployment=target, until=until))
+                case (str(alias), str(model)):
+                    self.tell(Change(News.COOLDOWN, subaccount=alias, model=model, until=until))
+        for identity, known in self._known.items():
+            self._tell_of(known.breaker, State.CLOSED, now, Change(News.OPEN, deployment=identity))
+            if known.gone_since is not None:
+                self.tell(Change(News.GONE, deployment=identity, until=known.gone_since))
+        for alias, place in self._places.items():
+            self._tell_of(place.breaker, State.CLOSED, now, Change(News.OPEN, subaccount=alias))
 
     def in_flight(self, deployment: Deployment) -> int:
         known = self._known.get(deployment.id)
@@ -250,10 +312,31 @@ class Health:
         known, place = self._known.get(deployment.id), self._places.get(deployment.subaccount)
         return [owner.breaker for owner in (known, place) if owner is not None]
 
+    def _tell_of(self, breaker: Breaker, before: State, now: float, opened: Change) -> None:
+        after = breaker.state(now)
+        if after is State.OPEN and before is not State.OPEN:
+            self.tell(replace(opened, until=breaker.recovers_at(now)))
+        elif after is State.CLOSED and before is not State.CLOSED:
+            self.tell(replace(opened, news=News.CLOSED))
+
+    def _throttled(self, deployment: Deployment, ending: Ending, now: float) -> None:
+        if ending.narrow:
+            until = self.cooldowns.throttled(deployment.id, now, ending.retry_after)
+            self.tell(Change(News.COOLDOWN, deployment=deployment.id, until=until))
+        else:
+            alias, model = place = wide(deployment)
+            until = self.cooldowns.throttled(place, now, ending.retry_after)
+            self.tell(Change(News.COOLDOWN, subaccount=alias, model=model, until=until))
+
     def _of(self, deployment: Deployment) -> _Known:
-        known = self._known.get(deployment.id)
+        known = self._named(deployment.id)
+        known.model = deployment.model
+        return known
+
+    def _named(self, identity: str) -> _Known:
+        known = self._known.get(identity)
         if known is None:
-            known = self._known[deployment.id] = _Known(deployment.model, self._limits)
+            known = self._known[identity] = _Known(self._limits)
         return known
 
     def _place(self, alias: str) -> _Place:
@@ -291,25 +374,27 @@ class Health:
     def _place_ended(self, permit: Permit, ending: Ending, verdict: Verdict, now: float, chance: float) -> None:
         alias = permit.deployment.subaccount
         refused = ending.outcome is Outcome.UNAUTHORIZED and not ending.missing
+        if not ending.edge and not refused and alias not in self._places:
+            return
+        place = self._place(alias)
+        before = place.breaker.state(now)
         if permit.subaccount_probe:
             said_nothing = ending.no_token or ending.outcome is Outcome.CANCELLED
             bad = ending.edge or refused
             judged = Verdict.IGNORED if said_nothing else Verdict.BAD if bad else Verdict.GOOD
-            self._places[alias].breaker.end(now, judged, chance, probe=True)
-        if not ending.edge and not refused:
-            if (place := self._places.get(alias)) is not None and verdict is Verdict.GOOD:
-                place.edge_failures.pop(permit.deployment.id, None)
-                place.unauthorized = 0
-            return
-        place = self._place(alias)
+            place.breaker.end(now, judged, chance, probe=True)
         if ending.no_token:
             place.paused_until = now + NO_TOKEN
         elif refused:
             place.unauthorized += 1
             if place.unauthorized >= UNAUTHORIZED:
                 place.breaker.trip(now, Trip.CREDENTIALS, chance)
-        if ending.edge:
+        elif ending.edge:
             self._edge_failed(place, permit.deployment, now, chance)
+        elif verdict is Verdict.GOOD:
+            place.edge_failures.pop(permit.deployment.id, None)
+            place.unauthorized = 0
+        self._tell_of(place.breaker, before, now, Change(News.OPEN, subaccount=alias))
 
     def _edge_failed(self, place: _Place, deployment: Deployment, now: float, chance: float) -> None:
         place.edge_failures[deployment.id] = now

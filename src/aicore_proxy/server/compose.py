@@ -33,7 +33,7 @@ from aicore_proxy.server import asgi
 from aicore_proxy.server.application import build_application
 from aicore_proxy.server.endpoints import Endpoints
 from aicore_proxy.server.peers import Alone, Peers
-from aicore_proxy.server.routing import build_router
+from aicore_proxy.server.routing import build_router, share
 from aicore_proxy.tasks import Supervisor
 from aicore_proxy.telemetry.metrics import Metrics
 from aicore_proxy.telemetry.observer import Telemetry
@@ -81,6 +81,7 @@ class Proxy:
         self.landscape = Landscape(self._look_again, self._look_soon)
         times = DiscoveryTimes(interval=settings.discovery_interval)
         self.router, self._sticky = build_router(settings)
+        share(self.router.health, self._peers)
         self._discovery = Discovery(apis, self.supervisor, self._publish, times=times)
         self.endpoint, self.application = self._application()
 

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from typing import Any
+
+import msgspec
 
 from aicore_proxy.config.settings import Settings
 from aicore_proxy.protocol.profiles import profile_of
 from aicore_proxy.routing.affinity import Affinity
 from aicore_proxy.routing.breaker import Limits
 from aicore_proxy.routing.budget import Allowance
-from aicore_proxy.routing.health import Health
+from aicore_proxy.routing.health import Change, Health
 from aicore_proxy.routing.router import Router
 from aicore_proxy.routing.strategies import LeastOutstanding, RoundRobin, Sticky, Strategy, Weighted
+from aicore_proxy.server.peers import Peers
 
+HEALTH = "health"
+BEGUN = "health_wanted"
+"""Topics between workers: a Change; a worker that has begun asks for all that holds."""
 CACHING = frozenset({"claude", "gpt", "gemini"})
 """Families whose providers cache prompts."""
 
@@ -20,6 +28,18 @@ CACHING = frozenset({"claude", "gpt", "gemini"})
 def caches(model: str) -> bool:
     """Whether a model, by SAP's name, has a prompt cache that affinity can use."""
     return profile_of(model).family in CACHING
+
+
+def share(health: Health, peers: Peers) -> None:
+    """Tells the other workers what this one learns of deployments, and takes what they tell; nobody waits for it."""
+
+    def told(value: Any) -> None:
+        health.heard(msgspec.convert(value, Change), time.monotonic())
+
+    health.tell = lambda change: peers.publish(HEALTH, change)
+    peers.subscribe(HEALTH, told)
+    peers.subscribe(BEGUN, lambda _: health.tell_all(time.monotonic()))
+    peers.publish(BEGUN, None)
 
 
 def build_router(settings: Settings) -> tuple[Router, Callable[[str], bool]]:
