@@ -510,14 +510,18 @@ class EdgeProtocol(asyncio.Protocol):
             if self._timer.when() <= self._deadline:
                 return  # it fires early, looks, and sets itself again
             self._timer.cancel()
-        self._timer = self._loop.call_at(self._deadline, self._look)
+        self._set_timer()
+
+    def _set_timer(self) -> None:
+        # What is due within a millisecond gets no timer from uvloop, but a handle that does not know when
+        self._timer = self._loop.call_at(max(self._deadline, self._loop.time() + 0.002), self._look)
 
     def _look(self) -> None:
         self._timer = None
         if self._deadline == 0.0:
             return  # a request is being answered: its times are the application's
         if self._loop.time() < self._deadline:
-            self._timer = self._loop.call_at(self._deadline, self._look)
+            self._set_timer()
         elif unsent := self._transport.get_write_buffer_size():
             self._watch_reader(unsent)
         elif self._lingering or self._transport.is_closing():
