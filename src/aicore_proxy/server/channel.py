@@ -74,6 +74,13 @@ class Drain(Struct, frozen=True, tag=True):
     seconds: float
 
 
+class Configure(Struct, frozen=True, tag=True):
+    """Another configuration, for all requests to come; Configured answers."""
+
+    number: int
+    configuration: Raw
+
+
 class Expose(Struct, frozen=True, tag=True):
     """Tell your metrics (Exposed)."""
 
@@ -105,6 +112,13 @@ class Leaving(Struct, frozen=True, tag=True):
     """Somebody told this worker (SIGTERM) to end: it asks to be replaced."""
 
 
+class Configured(Struct, frozen=True, tag=True):
+    """What came of a Configure: ``problem`` is empty where it is in force."""
+
+    number: int
+    problem: str
+
+
 class Exposed(Struct, frozen=True, tag=True):
     """This worker's metrics; ``number`` is Expose's, or 0: unasked, so that they outlive it."""
 
@@ -128,8 +142,8 @@ class Hint(Struct, frozen=True, tag=True):
     value: Raw
 
 
-FromParent: TypeAlias = Start | Accept | Whole | Retire | Drain | Expose | Gathered | Hint
-FromWorker: TypeAlias = Listening | Readiness | Leaving | Exposed | Gather | Hint
+FromParent: TypeAlias = Start | Accept | Whole | Retire | Drain | Configure | Expose | Gathered | Hint
+FromWorker: TypeAlias = Listening | Readiness | Leaving | Configured | Exposed | Gather | Hint
 Message: TypeAlias = FromParent | FromWorker
 
 

@@ -17,6 +17,8 @@ from aicore_proxy.server import listen
 from aicore_proxy.server.channel import (
     Accept,
     Channel,
+    Configure,
+    Configured,
     Drain,
     Expose,
     Exposed,
@@ -51,6 +53,7 @@ TRIES = 3
 SILENCE = 5.0
 """Seconds of silence after which a connection of a worker that is being replaced is closed."""
 EXPOSE_TIME = 1.0
+RELOAD_TIME = 30.0
 MARGIN = 5.0
 """Seconds beyond its time after which a worker that was told to end is killed."""
 
@@ -97,14 +100,14 @@ class Slot:
 
 
 class Gathering:
-    """Metrics that are being asked for. Owned by the task that asks."""
+    """An answer that is being asked for of all workers. Owned by the task that asks."""
 
     def __init__(self, waiting: set[Worker]) -> None:
         self.waiting = waiting
         self.complete = asyncio.Event()
 
     def came(self, worker: Worker) -> None:
-        """A worker told them, or is gone."""
+        """A worker answered, or is gone."""
         self.waiting.discard(worker)
         if not self.waiting:
             self.complete.set()
@@ -261,8 +264,11 @@ class Workers:
                     self._supervisor.start("replacement", self._replace_asked(worker))
             case Exposed(number, families):
                 worker.families = families
-                if number in self._gathering:
-                    self._gathering[number].came(worker)
+                self._came(worker, number)
+            case Configured(number, problem):
+                if problem:
+                    log.error("Worker %d (pid %d): %s", worker.slot.number, worker.process.pid, problem)
+                self._came(worker, number)
             case Gather(number):
                 self._supervisor.start("metrics", self._gather(worker, number))
             case Hint():
@@ -285,21 +291,31 @@ class Workers:
             self._whole = whole
             self._send_all(Whole(whole))
 
+    async def _asked(self, message: Message, number: int, seconds: float) -> int:
+        """Asks all workers and waits for their answers, at most so long; returns how many are still to come."""
+        gathering = self._gathering[number] = Gathering(set(self._alive))
+        self._send_all(message)
+        try:
+            async with asyncio.timeout(seconds):
+                await gathering.complete.wait()
+        except TimeoutError:
+            return len(gathering.waiting)
+        finally:
+            del self._gathering[number]
+        return 0
+
+    def _came(self, worker: Worker, number: int) -> None:
+        if number in self._gathering:
+            self._gathering[number].came(worker)
+
     # --- metrics
 
     async def _gather(self, asking: Worker, number: int) -> None:
         """Asks every worker for its metrics and tells ``asking`` those of all; of one that does not answer in time,
         what it told last."""
         own = next(self._numbers)
-        gathering = self._gathering[own] = Gathering(set(self._alive))
-        self._send_all(Expose(own))
-        try:
-            async with asyncio.timeout(EXPOSE_TIME):
-                await gathering.complete.wait()
-        except TimeoutError:
-            log.warning("%d workers did not tell their metrics in time", len(gathering.waiting))
-        finally:
-            del self._gathering[own]
+        if silent := await self._asked(Expose(own), own, EXPOSE_TIME):
+            log.warning("%d workers did not tell their metrics in time", silent)
         told = tuple(worker.families for worker in self._alive)
         asking.channel.send(Gathered(number, (self._departed, *told, self._families())))
 
@@ -315,7 +331,14 @@ class Workers:
             Family(ends, "counter", "Worker processes that ended, by a crash or for a restart", ended),
         )
 
-    # --- replacing and ending
+    # --- reloading, replacing and ending
+
+    async def configure(self, configuration: object) -> None:
+        """Has all workers, also those to come, take another configuration. What a worker makes of it is logged."""
+        self._configuration = raw(configuration)
+        own = next(self._numbers)
+        if silent := await self._asked(Configure(own, self._configuration), own, RELOAD_TIME):
+            log.error("%d workers did not take the new configuration in time", silent)
 
     def restart(self) -> None:
         """Replaces all workers, one by one, without losing a request. Does not wait."""
