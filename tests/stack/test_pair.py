@@ -167,7 +167,7 @@ async def test_a_thousand_posts_on_connections_just_closed_all_succeed(relay: Re
 
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
 async def test_a_thousand_streams_at_the_same_time(relay: RelayProcess, authority: Authority, tls: bool) -> None:
-    clients = 1000 if not tls else 250
+    clients = 1000
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     together = asyncio.Event()
