@@ -52,6 +52,8 @@ TRIES = 3
 """Failed starts in a row of one slot, before any worker ever served, after which all is given up."""
 SILENCE = 5.0
 """Seconds of silence after which a connection of a worker that is being replaced is closed."""
+BEATS = 6
+"""How often in the time after which a worker counts as hung it is asked whether it lives."""
 EXPOSE_TIME = 1.0
 RELOAD_TIME = 30.0
 MARGIN = 5.0
@@ -74,6 +76,9 @@ class Worker:
         self.ready = asyncio.Event()
         self.gone = asyncio.Event()
         self.models: tuple[str, ...] = ()
+        self.silent = 0
+        """Beats of the pulse since it told anything."""
+        self.hung = False
         self.families: tuple[Family, ...] = ()
         """Its metrics, when they were told last."""
 
@@ -124,8 +129,10 @@ class Workers:
         log_level: str,
         drain_delay: float,
         drain_timeout: float,
+        hung_after: float = 30.0,
     ) -> None:
-        """``configuration``: what workers are built from (configuration.py). Times in seconds."""
+        """``configuration``: what workers are built from (configuration.py). ``hung_after``: silence of a worker after
+        which it is killed. Times in seconds."""
         self.stopping = Stopping()
         self.first_ready = asyncio.Event()
         """Set once all workers are ready for the first time."""
@@ -134,6 +141,7 @@ class Workers:
         self._log_level = log_level
         self._drain_delay = drain_delay
         self._drain_timeout = drain_timeout
+        self._hung_after = hung_after
         self._supervisor = Supervisor()
         self._alive: set[Worker] = set()
         self._whole = False
@@ -144,7 +152,7 @@ class Workers:
         self._gathering: dict[int, Gathering] = {}
         self._numbers = count(1)
         self._departed: tuple[Family, ...] = ()
-        self._ends: dict[str, int] = {"crash": 0, "restart": 0}
+        self._ends: dict[str, int] = {"crash": 0, "hung": 0, "restart": 0}
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -154,6 +162,7 @@ class Workers:
     async def run(self) -> None:
         """Has the workers serve until this process is told to end. Raises WorkersError where none can be started."""
         self.stopping.listen()
+        self._supervisor.start("pulse", self._watch_pulse())
         try:
             for slot in self._slots:
                 slot.current = await self._started(slot, accepting=True)
@@ -228,7 +237,7 @@ class Workers:
         slot = dead.slot
         how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
         log.error("Worker %d (pid %d) %s", slot.number, dead.process.pid, how)
-        self._ends["crash"] += 1
+        self._ends["hung" if dead.hung else "crash"] += 1
         soon = asyncio.get_running_loop().time() - dead.started < SOON
         slot.failures = slot.failures + 1 if soon and not dead.ready.is_set() else 0
         if slot.failures >= TRIES and not self._ever_served:
@@ -249,7 +258,22 @@ class Workers:
 
     # --- what workers tell
 
+    async def _watch_pulse(self) -> None:
+        """Kills workers whose event loop has stood still for too long. Counted in beats, so that a pause of the whole
+        machine, or of this process, kills nobody."""
+        while True:
+            for worker in tuple(self._alive):
+                worker.silent += 1
+                if worker.silent > BEATS and worker.listening.is_set() and not worker.hung:
+                    worker.hung = True
+                    words = "Worker %d (pid %d) has not answered for %g s: killed"
+                    log.error(words, worker.slot.number, worker.process.pid, self._hung_after)
+                    _kill(worker)
+            self._send_all(Expose(0))
+            await asyncio.sleep(self._hung_after / BEATS)
+
     def _heard(self, worker: Worker, message: FromWorker) -> None:
+        worker.silent = 0
         match message:
             case Listening():
                 self._ever_served = True
@@ -328,7 +352,7 @@ class Workers:
         ended = tuple((f"{ends}_total", (("reason", reason),), float(n)) for reason, n in self._ends.items())
         return (
             Family(name, "gauge", "Worker processes", samples),
-            Family(ends, "counter", "Worker processes that ended, by a crash or for a restart", ended),
+            Family(ends, "counter", "Worker processes that ended: crashed or killed, hung, restarted", ended),
         )
 
     # --- reloading, replacing and ending
