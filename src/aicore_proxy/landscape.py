@@ -141,15 +141,22 @@ def found_by(name: str, lookup: Mapping[str, tuple[Deployment, ...]]) -> tuple[D
 
 
 def admitted(names: Iterable[str], include: Sequence[str], exclude: Sequence[str]) -> bool:
-    """Whether patterns (``*``, ``?``, ``[…]``; case does not matter) let a model through that goes by ``names``: one of
-    ``include`` where there are any, and none of ``exclude``. A pattern may be written for any spelling: ``claude-*``
-    meets ``anthropic--claude-4.5-sonnet``."""
+    """Whether patterns let a model through that goes by ``names``: one of ``include`` where there are any, and none of
+    ``exclude``. A pattern has ``*``, ``?``, ``[…]`` (case does not matter), or is ``re:`` and a regular expression that
+    meets the beginning. It may be written for any spelling: ``claude-*`` meets ``anthropic--claude-4.5-sonnet``."""
     every = {s.lower() for name in names for s in (name, name.partition("--")[2] or name, *aliases_of(name))}
 
     def met(patterns: Sequence[str]) -> bool:
-        return any(fnmatch.fnmatchcase(spelled, pattern.strip().lower()) for pattern in patterns for spelled in every)
+        return any(meets(spelled, pattern) for pattern in patterns for spelled in every)
 
     return (not include or met(include)) and not met(exclude)
+
+
+def meets(name: str, pattern: str) -> bool:
+    """Whether a pattern meets a name, which is in lower case."""
+    if pattern.startswith("re:"):
+        return re.match(pattern[3:], name, re.IGNORECASE) is not None
+    return fnmatch.fnmatchcase(name, pattern.strip().lower())
 
 
 def spread(deployments: Iterable[Deployment]) -> tuple[Deployment, ...]:

@@ -17,7 +17,9 @@ def test_every_setting_is_documented_with_its_default() -> None:
     }
     shown = {}
     for field in msgspec.structs.fields(Settings):
-        default = field.default
+        if field.name in ("subaccounts", "keys", "aliases", "models", "routing"):
+            continue  # of the file alone
+        default = "" if field.default == () else field.default
         text = (
             str(default).lower()
             if isinstance(default, bool)

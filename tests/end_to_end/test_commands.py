@@ -113,7 +113,7 @@ def test_a_given_key_is_never_printed(tmp_path: Path, simulator: Simulator) -> N
     stopped(process)
 
     assert KEY not in "".join(lines)
-    assert not (tmp_path / "state").exists()
+    assert not (tmp_path / "state" / "aicore-proxy" / "api-key").exists()
 
 
 def test_what_is_missing_or_wrong_is_told_before_the_port_opens(tmp_path: Path) -> None:

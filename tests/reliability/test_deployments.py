@@ -62,7 +62,7 @@ def test_d06_a_throttled_model_is_left_alone_for_as_long_as_told_and_then_asked_
         ({"x-retry-after": "30"}, 29, 30),
         ({"retry-after-ms": "30000"}, 29, 30),
         ({"retry-after": "5", "x-retry-after": "30"}, 29, 30),
-        ({"retry-after": formatdate(time.time() + 3000, usegmt=True)}, 2900, 3000),
+        ({"retry-after": "in 50 minutes, as a date"}, 2900, 3000),
         ({"retry-after": "1e9"}, 3599, 3600),
         ({"retry-after": "-5"}, 9, 10),
         ({"retry-after": "abc"}, 9, 10),
@@ -71,6 +71,8 @@ def test_d06_a_throttled_model_is_left_alone_for_as_long_as_told_and_then_asked_
     ids=str,
 )
 def test_d07_every_way_to_say_how_long(tmp_path: Path, headers: dict[str, str], least: int, most: int) -> None:
+    if "date" in headers.get("retry-after", ""):
+        headers = {"retry-after": formatdate(time.time() + 3000, usegmt=True)}
     with running_house(tmp_path, 1, recovery_wait="0") as house:
         house.simulator.switch(retry_after=False, x_retry_after=False)
         house.simulator.script({"status": 429, "headers": headers})

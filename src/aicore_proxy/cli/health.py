@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import http.client
-import os
 import ssl
+from pathlib import Path
 
 import click
 
-from aicore_proxy.config.settings import SettingsError, from_environment
+from aicore_proxy.cli.loading import config_option, loaded_settings
 
 PATH = "/health/ready"
 LOOPBACK = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - what is listened on, not what we open
@@ -16,21 +16,20 @@ LOOPBACK = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 
 
 
 @click.command()
+@config_option
 @click.option("--host", help="Address to ask (the one that the proxy is set to listen on).")
 @click.option("--port", type=click.IntRange(1, 65535), help="Port to ask (PORT, then AICORE_PROXY_PORT, then 3001).")
 @click.option("--tls", is_flag=True, help="The proxy itself speaks TLS; its certificate is not checked.")
 @click.option(
     "--timeout", type=click.FloatRange(0, min_open=True), default=5.0, show_default=True, help="Seconds to wait."
 )
-def health(host: str | None, port: int | None, tls: bool, timeout: float) -> None:
+def health(config: Path | None, host: str | None, port: int | None, tls: bool, timeout: float) -> None:
     """Ask whether the proxy is ready: exit code 0 if it is, 1 if not.
 
     Ready means that it knows at least one deployment. Reads the same settings as the proxy; sends no key.
     """
-    try:
-        settings = from_environment(os.environ, {"host": host, "port": port})
-    except SettingsError as error:
-        raise click.ClickException("\n".join(["The settings are not usable:", *error.problems])) from None
+    settings = loaded_settings({"host": host, "port": port, "config": config}).settings
+    tls = tls or bool(settings.tls_certificate)
     if settings.port == 0:
         raise click.ClickException("Port 0 means any free one: say with --port which one it became.")
     address = LOOPBACK.get(settings.host, settings.host)

@@ -15,14 +15,21 @@ from typing import Any
 import click
 
 from aicore_proxy.cli.demo import simulated
-from aicore_proxy.config.settings import Settings, SettingsError, from_environment, state_folder
+from aicore_proxy.cli.loading import config_option, found_credentials, loaded_settings
+from aicore_proxy.config.load import Loaded
+from aicore_proxy.config.load import load as read_settings
+from aicore_proxy.config.settings import Settings, SettingsError, is_loopback, state_folder
+from aicore_proxy.gateway.keys import ClientKey, client_key
 from aicore_proxy.gateway.listing import names
-from aicore_proxy.sap.credentials import CredentialsError, Found, ServiceKey, find_service_keys, service_key
+from aicore_proxy.sap.credentials import CredentialsError, Found, service_key
 from aicore_proxy.server import listen
-from aicore_proxy.server.compose import Proxy, is_loopback
-from aicore_proxy.server.configuration import Configuration
-from aicore_proxy.server.keyfile import ClientKey, KeyFileError, obtain_key
+from aicore_proxy.server.compose import Proxy
+from aicore_proxy.server.configuration import DEFAULT_KEY, Configuration, configuration_of, find_credentials
+from aicore_proxy.server.keyfile import ClientKey as KeptKey
+from aicore_proxy.server.keyfile import KeyFileError, obtain_key
+from aicore_proxy.server.reload import Load, Reloader
 from aicore_proxy.server.serving import serve_alone
+from aicore_proxy.server.tls import CertificateError
 from aicore_proxy.server.worker import loop_factory
 from aicore_proxy.server.workers import Workers, WorkersError
 from aicore_proxy.tasks import Supervisor
@@ -47,6 +54,7 @@ def listening(command: Callable[..., None]) -> Callable[..., None]:
         click.option(
             "--port", type=click.IntRange(0, 65535), help="Port to listen on (PORT, then 3001; 0: a free one)."
         ),
+        config_option,
         click.option("--host", help="Address to listen on (127.0.0.1); a public one needs AICORE_PROXY_API_KEY."),
     ):
         command = option(command)
@@ -57,67 +65,89 @@ def listening(command: Callable[..., None]) -> Callable[..., None]:
 @listening
 def serve(**options: Any) -> None:
     """Serve the models of your SAP AI Core account."""
-    settings = _settings(options)
-    found = _service_keys()
+    loaded = _settings(options)
+    found = found_credentials(loaded)
     if not found.keys:
         raise click.ClickException(NO_KEY)
-    _serve(settings, found.keys, [f"Service keys: {found.source}", *found.notes])
+    _serve(loaded, found, options)
 
 
 @click.command()
 @listening
 def run(**options: Any) -> None:
     """Serve your account if there is a service key, else a demo on the embedded simulator."""
-    settings = _settings(options)
-    found = _service_keys()
+    loaded = _settings(options)
+    found = found_credentials(loaded)
     if found.keys:
-        _serve(settings, found.keys, [f"Service keys: {found.source}", *found.notes])
+        _serve(loaded, found, options)
         return
-    with simulated(settings.simulator_port) as (url, raw):
-        keys = [service_key(key, name, "the simulator") for name, key in raw.items()]
+    with simulated(loaded.settings.simulator_port) as (url, raw):
+        keys = tuple(service_key(key, name, "the simulator") for name, key in raw.items())
         told = ["Demo mode: no SAP AI Core service key was found, so the models are simulated.", f"Simulator: {url}"]
-        _serve(settings, keys, told, demo=True)
+        _serve(loaded, Found(keys), options, told)
 
 
-def _settings(options: dict[str, Any]) -> Settings:
+def _serve(loaded: Loaded, found: Found, options: dict[str, Any], demo: Sequence[str] = ()) -> None:
+    """``demo``: what is told of it; empty: it is none."""
+    settings = loaded.settings
+    logs.set_up(settings.log_level)
+    made = _made_key(settings)
     try:
-        settings = from_environment(os.environ, options)
+        configuration = configuration_of(loaded, found.keys, os.environ, default_key(made), direct=bool(demo))
     except SettingsError as error:
         raise click.ClickException("\n".join(["The settings are not usable:", *error.problems])) from None
-    if not settings.api_key and not is_loopback(settings.host):
-        words = f"Listening on {settings.host} lets others in: set AICORE_PROXY_API_KEY, or listen on 127.0.0.1."
-        raise click.ClickException(words)
-    return settings
-
-
-def _service_keys() -> Found:
-    try:
-        return find_service_keys(os.environ, Path.home())
-    except CredentialsError as error:
-        raise click.ClickException("\n".join(["The service keys are not usable:", *error.problems])) from None
-
-
-def _serve(settings: Settings, keys: Sequence[ServiceKey], told: list[str], *, demo: bool = False) -> None:
-    logs.set_up(settings.log_level)
-    try:
-        client_key = obtain_key(settings.api_key, state_folder(os.environ))
-    except KeyFileError as error:
-        raise click.ClickException(str(error)) from None
     slots = _slots(settings)
     host, port = slots[0][0].getsockname()[:2]
-    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    told += [f"Base URL: {url}", _key_line(client_key, shown_always=demo)]
+    url = f"{'https' if settings.tls_certificate else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
+    told = [] if loaded.file is None else [f"Configuration: {loaded.file}"]
+    told += demo or [f"Service keys: {found.source}"]
+    told += [*loaded.notes, *found.notes, f"Base URL: {url}", _key_line(settings, made, shown_always=bool(demo))]
     for line in told:
         click.echo(line)
-    configuration = Configuration(settings, client_key.key, tuple(keys), direct=demo)
-    greeting = Greeting(url, client_key.key if demo else "$AICORE_PROXY_API_KEY")
-    if settings.workers == 1:
-        with asyncio.Runner(loop_factory=loop_factory()) as runner:
-            runner.run(_alone(configuration, slots[0], greeting))
-        return
+    key = settings.api_key or (made.key if made is not None else "")
+    greeting = Greeting(url, key if demo and key else "$AICORE_PROXY_API_KEY")
+
+    def load() -> tuple[Configuration, tuple[Path, ...]]:
+        overrides = {name: value for name, value in options.items() if name != "config"}
+        again = read_settings(os.environ, overrides, file=options.get("config"))
+        keys = found if demo else find_credentials(again, os.environ, Path.home())
+        if not keys.keys:
+            raise CredentialsError(["No SAP AI Core service key is found any more."])
+        changed = configuration_of(again, keys.keys, os.environ, default_key(made), direct=bool(demo))
+        return changed, (*again.files, *keys.files)
+
+    files = (*loaded.files, *found.files)
     try:
-        asyncio.run(_several(configuration, slots, greeting))
-    except WorkersError as error:
+        if settings.workers == 1:
+            with asyncio.Runner(loop_factory=loop_factory()) as runner:
+                runner.run(_alone(configuration, slots[0], greeting, load, files))
+        else:
+            asyncio.run(_several(configuration, slots, greeting, load, files))
+    except (WorkersError, CertificateError, ValueError) as error:
+        raise click.ClickException(str(error)) from None
+
+
+def _settings(options: dict[str, Any]) -> Loaded:
+    loaded = loaded_settings(options)
+    settings = loaded.settings
+    if not (is_loopback(settings.host) or settings.api_key or settings.keys):
+        words = f"Listening on {settings.host} lets others in: set AICORE_PROXY_API_KEY, or listen on 127.0.0.1."
+        raise click.ClickException(words)
+    return loaded
+
+
+def default_key(made: KeptKey | None) -> ClientKey | None:
+    """The key that was made, as the gateway knows it."""
+    return None if made is None else client_key(DEFAULT_KEY, made.key)
+
+
+def _made_key(settings: Settings) -> KeptKey | None:
+    """The key of an installation that was given none; None: it was given some."""
+    if settings.api_key or settings.keys:
+        return None
+    try:
+        return obtain_key("", state_folder(os.environ))
+    except KeyFileError as error:
         raise click.ClickException(str(error)) from None
 
 
@@ -129,12 +159,14 @@ def _slots(settings: Settings) -> list[list[socket.socket]]:
         raise click.ClickException(f"{words} Choose another: --port.") from None
 
 
-def _key_line(client_key: ClientKey, *, shown_always: bool) -> str:
-    if client_key.path is None:
-        return f"API key: {client_key.key}" if shown_always else "API key: as in AICORE_PROXY_API_KEY"
-    if shown_always or client_key.made_now:
-        return f"API key: {client_key.key} (kept in {client_key.path})"
-    return f"API key: in {client_key.path}"
+def _key_line(settings: Settings, made: KeptKey | None, *, shown_always: bool) -> str:
+    if made is None:
+        if settings.keys:
+            return f"API keys: {', '.join(key.name for key in settings.keys)}"
+        return f"API key: {settings.api_key}" if shown_always else "API key: as in AICORE_PROXY_API_KEY"
+    if shown_always or made.made_now:
+        return f"API key: {made.key} (kept in {made.path})"
+    return f"API key: in {made.path}"
 
 
 class Greeting:
@@ -158,17 +190,28 @@ class Greeting:
         )
 
 
-async def _alone(configuration: Configuration, listeners: list[socket.socket], greeting: Greeting) -> None:
+async def _alone(
+    configuration: Configuration, listeners: list[socket.socket], greeting: Greeting, load: Load, files: Sequence[Path]
+) -> None:
     """One process that serves."""
 
-    async def greet(proxy: Proxy) -> None:
+    async def begun(proxy: Proxy) -> None:
+        reloader = Reloader(load, proxy.reload, files, current=configuration)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reloader.reload)
+        proxy.supervisor.start("configuration", reloader.watch())
         await proxy.first_look(FIRST_LOOK)
         greeting.print(names(proxy.landscape.catalog))
 
-    await serve_alone(configuration, listeners, greet)
+    await serve_alone(configuration, listeners, begun)
 
 
-async def _several(configuration: Configuration, slots: list[list[socket.socket]], greeting: Greeting) -> None:
+async def _several(
+    configuration: Configuration,
+    slots: list[list[socket.socket]],
+    greeting: Greeting,
+    load: Load,
+    files: Sequence[Path],
+) -> None:
     """Several workers, and this process as their parent. Raises WorkersError."""
     settings = configuration.settings
     workers = Workers(
@@ -187,6 +230,9 @@ async def _several(configuration: Configuration, slots: list[list[socket.socket]
 
     supervisor = Supervisor()
     supervisor.start("greeting", greet())
+    reloader = Reloader(load, workers.configure, files, current=configuration)
+    supervisor.start("configuration", reloader.watch())
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reloader.reload)
     asyncio.get_running_loop().add_signal_handler(signal.SIGUSR2, workers.restart)
     try:
         await workers.run()

@@ -1,21 +1,22 @@
-"""Every setting: its variable, its default, its meaning. Read once, at the start."""
+"""Every setting: its name, its default, its meaning. Read by load.py; checked as a whole by ``unfit``."""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, field
 
 PREFIX = "AICORE_PROXY_"
 DEFAULT_PORT = 3001
 STRATEGIES = ("auto", "affinity", "round_robin", "least_outstanding", "weighted")
-
-
-MAY_BE_NONE = ("recovery_wait", "retry_share", "retry_always")
+MAY_BE_NONE = ("recovery_wait", "retry_share", "retry_always", "drain_delay", "drain_timeout")
+SECRETS = frozenset({"api_key", "key", "service_key"})
+"""Fields whose values are shown nowhere."""
 
 
 class SettingsError(Exception):
@@ -26,8 +27,72 @@ class SettingsError(Exception):
         self.problems = problems
 
 
+class SubaccountSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """One SAP BTP subaccount with an AI Core service key."""
+
+    name: str
+    """Your own name for it: it stands in headers, logs and metrics."""
+    service_key: dict[str, Any] | None = None
+    """The service key, as SAP BTP gives it out."""
+    service_key_file: str = ""
+    """A file with the service key, relative to this file; read again when it changes."""
+    resource_groups: tuple[str, ...] = ()
+    """Those that are read; none: all that the key may see."""
+    deployments: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Names given to deployments by their ids: ``{my-model: [d0123456789abcdef]}``."""
+    include: tuple[str, ...] = ()
+    """Patterns of the models that are served from here; none: all."""
+    exclude: tuple[str, ...] = ()
+    """Patterns of the models that are not."""
+
+    def __repr__(self) -> str:
+        return f"SubaccountSettings(name={self.name!r}, …)"
+
+
+class KeySettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """One key that clients use. One of ``key``, ``key_file`` and ``hash``."""
+
+    name: str
+    """It stands in logs and metrics."""
+    key: str = ""
+    """The key itself, or ``${VARIABLE}``."""
+    key_file: str = ""
+    """A file that holds the key, relative to this file; read again when it changes."""
+    hash: str = ""
+    """``sha256:`` and the 64 hexadecimal digits of the key's SHA-256."""
+    models: tuple[str, ...] = ()
+    """Patterns of the models it may use; none: all."""
+    owner: str = ""
+    """Who has it: for your eyes."""
+
+    def __repr__(self) -> str:
+        return f"KeySettings(name={self.name!r}, …)"
+
+
+class ModelPatterns(Struct, frozen=True, forbid_unknown_fields=True):
+    """Which models are served: patterns with ``*`` and ``?``, or ``re:`` and a regular expression."""
+
+    include: tuple[str, ...] = ()
+    """Those that are; none: all."""
+    exclude: tuple[str, ...] = ()
+    """Those that are not."""
+
+
+class RoutingSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """Routing by model, deployment and subaccount."""
+
+    strategies: dict[str, str] = field(default_factory=dict)
+    """A strategy for models that a pattern meets, before ``strategy``: ``{"gpt-*": round_robin}``."""
+    weights: dict[str, float] = field(default_factory=dict)
+    """For ``weighted``: a deployment's id or a subaccount's name -> its weight; others weigh 1, 0 is a reserve."""
+    tiers: dict[str, int] = field(default_factory=dict)
+    """A deployment's id or a subaccount's name -> its tier: the lowest is asked first; others are in tier 0."""
+    limits: dict[str, int] = field(default_factory=dict)
+    """A deployment's id -> requests in flight at most."""
+
+
 class Settings(Struct, frozen=True, forbid_unknown_fields=True):
-    """All settings, each ``AICORE_PROXY_<NAME>`` in the environment. Times in seconds, sizes in bytes.
+    """All settings. Those of one value are also variables, ``AICORE_PROXY_<NAME>``. Times in seconds, sizes in bytes.
 
     Defaults and their reasons: docs/configuration.md.
     """
@@ -37,7 +102,10 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     port: int = DEFAULT_PORT
     """Port to listen on; ``PORT`` (Cloud Foundry) comes before this variable, ``--port`` before both."""
     api_key: str = ""
-    """The one key that clients use. Empty: one is made, kept in the state folder and printed once."""
+    """The one key that clients use, beside those of ``keys``. Where there is none at all, one is made, kept in the
+    state folder and printed once."""
+    api_key_file: str = ""
+    """A file that holds ``api_key``."""
     service_keys: str = ""
     """Folder of service keys, one JSON file per subaccount. Set: SAP's own sources are ignored."""
     simulator_port: int = 0
@@ -105,67 +173,140 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     """Whether the OpenAPI page is served (at /docs)."""
     log_level: str = "info"
     """``debug``, ``info``, ``warning`` or ``error``."""
+    resource_groups: tuple[str, ...] = ()
+    """Resource groups that are read, of subaccounts that name none themselves. Empty: all that a key may see."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Addresses and networks of proxies whose X-Forwarded-For counts."""
+    tls_certificate: str = ""
+    """A PEM file with the proxy's own certificate and its chain: then it speaks TLS. Read again when it changes."""
+    tls_key: str = ""
+    """A PEM file with the certificate's private key."""
+    snapshot: bool = True
+    """Whether the deployments found last are kept on disk, for a start while SAP's AI API cannot be reached."""
+    subaccounts: tuple[SubaccountSettings, ...] = ()
+    """The subaccounts. None: service keys are looked for where SAP's own SDKs look."""
+    keys: tuple[KeySettings, ...] = ()
+    """Keys that clients use."""
+    aliases: dict[str, str] = field(default_factory=dict)
+    """Names for models: ``{fast: gpt-5-mini}``."""
+    models: ModelPatterns = ModelPatterns()
+    """Which models are served."""
+    routing: RoutingSettings = RoutingSettings()
+    """Routing by model, deployment and subaccount."""
+
+    def __repr__(self) -> str:
+        return f"Settings(host={self.host!r}, port={self.port}, …)"
 
 
-def from_environment(environ: Mapping[str, str], overrides: Mapping[str, Any] | None = None) -> Settings:
-    """The Settings of an environment; ``overrides`` (command-line options, None: not given) come before it.
-
-    Raises SettingsError with every problem at once: unknown variables of our prefix, values of the wrong form.
-    """
-    problems: list[str] = []
-    values: dict[str, Any] = {}
-    types = {field.name: field.type for field in msgspec.structs.fields(Settings)}
-    for variable, text in environ.items():
-        if not variable.startswith(PREFIX) or not text:
-            continue
-        name = variable.removeprefix(PREFIX).lower()
-        if name not in types:
-            near = difflib.get_close_matches(name, types, 1)
-            hint = f" Did you mean {PREFIX}{near[0].upper()}?" if near else ""
-            problems.append(f"{variable} is not a setting.{hint}")
-            continue
-        _take(values, problems, variable, name, types[name], text)
-    if environ.get("PORT"):
-        _take(values, problems, "PORT", "port", int, environ["PORT"])
-    values |= {name: value for name, value in (overrides or {}).items() if value is not None}
-    settings = Settings(**values)
-    problems += _unfit(settings)
-    if problems:
-        raise SettingsError(problems)
-    return settings
-
-
-def _take(values: dict[str, Any], problems: list[str], variable: str, name: str, kind: Any, text: str) -> None:
-    try:
-        values[name] = msgspec.convert(text.strip(), kind, strict=False)
-    except msgspec.ValidationError:
-        wanted = {int: "a whole number", float: "a number of seconds", bool: "true or false"}.get(kind, "text")
-        problems.append(f"{variable} must be {wanted}.")
-
-
-def _unfit(settings: Settings) -> list[str]:
-    problems = []
-    if not 0 <= settings.port <= 65535 or not 0 <= settings.simulator_port <= 65535:
-        problems.append("A port must be between 0 and 65535.")
-    if settings.log_level not in ("debug", "info", "warning", "error"):
-        problems.append(f"{PREFIX}LOG_LEVEL must be debug, info, warning or error.")
-    if settings.body_limit < 1024 or settings.max_attempts < 1:
-        problems.append(f"{PREFIX}BODY_LIMIT must be at least 1024, {PREFIX}MAX_ATTEMPTS at least 1.")
+def unfit(settings: Settings) -> Iterator[tuple[str, str]]:
+    """What is wrong with the settings as a whole: the place of each problem, and words that follow it."""
+    for name in ("port", "simulator_port"):
+        if not 0 <= getattr(settings, name) <= 65535:
+            yield name, "must be between 0 and 65535"
+    for name, least in (("body_limit", 1024), ("head_limit", 1024), ("max_attempts", 1), ("breaker_failures", 1)):
+        if getattr(settings, name) < least:
+            yield name, f"must be at least {least}"
     if not 1 <= settings.workers <= 256:
-        problems.append(f"{PREFIX}WORKERS must be between 1 and 256.")
+        yield "workers", "must be between 1 and 256"
+    if settings.log_level not in ("debug", "info", "warning", "error"):
+        yield "log_level", "must be debug, info, warning or error"
     if settings.strategy not in STRATEGIES:
-        problems.append(f"{PREFIX}STRATEGY must be one of {', '.join(STRATEGIES)}.")
-    if settings.breaker_failures < 1 or not 0 < settings.breaker_error_share <= 1:
-        problems.append(
-            f"{PREFIX}BREAKER_FAILURES must be at least 1, {PREFIX}BREAKER_ERROR_SHARE more than 0, at most 1."
-        )
-    times = [
-        f.name
-        for f in msgspec.structs.fields(Settings)
-        if f.type is float and not (0 if f.name in MAY_BE_NONE else 1e-9) <= getattr(settings, f.name) < 1e9
-    ]
-    problems += [f"{PREFIX}{name.upper()} must be more than 0 seconds and less than 1e9." for name in times]
-    return problems
+        yield "strategy", f"must be one of {', '.join(STRATEGIES)}"
+    if not 0 < settings.breaker_error_share <= 1:
+        yield "breaker_error_share", "must be more than 0, at most 1"
+    for f in msgspec.structs.fields(Settings):
+        if f.type is float and not (0 if f.name in MAY_BE_NONE else 1e-9) <= getattr(settings, f.name) < 1e9:
+            yield f.name, f"must be {'at least' if f.name in MAY_BE_NONE else 'more than'} 0 and less than 1e9"
+    if bool(settings.tls_certificate) != bool(settings.tls_key):
+        yield "tls_key" if settings.tls_certificate else "tls_certificate", "is missing: both or none"
+    for number, network in enumerate(settings.trusted_proxies):
+        if not is_network(network):
+            yield f"trusted_proxies[{number}]", "must be an IP address or a network like 10.0.0.0/8"
+    yield from _unfit_subaccounts(settings)
+    yield from _unfit_keys(settings)
+    yield from _unfit_routing(settings)
+
+
+def _unfit_subaccounts(settings: Settings) -> Iterator[tuple[str, str]]:
+    names: set[str] = set()
+    for number, subaccount in enumerate(settings.subaccounts):
+        place = f"subaccounts[{number}]"
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._ -]{0,62}", subaccount.name):
+            yield f"{place}.name", "must be 1 to 63 letters, digits, dots, hyphens, underscores or spaces"
+        if subaccount.name in names:
+            yield f"{place}.name", f"stands twice: '{subaccount.name}'"
+        names.add(subaccount.name)
+        if subaccount.service_key is None:
+            yield place, "needs a service_key or a service_key_file"
+        for kind in ("include", "exclude"):
+            yield from _unfit_patterns(f"{place}.{kind}", getattr(subaccount, kind))
+        for name, ids in subaccount.deployments.items():
+            if not ids:
+                yield f"{place}.deployments.{name}", "must name at least one deployment's id"
+    for kind in ("include", "exclude"):
+        yield from _unfit_patterns(f"models.{kind}", getattr(settings.models, kind))
+
+
+def _unfit_keys(settings: Settings) -> Iterator[tuple[str, str]]:
+    names: dict[str, int] = {}
+    values: dict[str, int] = {}
+    for number, key in enumerate(settings.keys):
+        place = f"keys[{number}]"
+        if not key.name.strip():
+            yield f"{place}.name", "must not be empty"
+        if key.name in names:
+            yield f"{place}.name", f"stands twice: keys[{names[key.name]}] is called '{key.name}' too"
+        names.setdefault(key.name, number)
+        if bool(key.key) == bool(key.hash):
+            yield place, "needs one of key, key_file and hash"
+        elif key.hash and not re.fullmatch(r"sha256:[0-9a-fA-F]{64}", key.hash):
+            yield f"{place}.hash", "must be sha256: and 64 hexadecimal digits"
+        if key.key and key.key in values:
+            yield place, f"is the same key as keys[{values[key.key]}]"
+        values.setdefault(key.key, number)
+        yield from _unfit_patterns(f"{place}.models", key.models)
+
+
+def _unfit_routing(settings: Settings) -> Iterator[tuple[str, str]]:
+    routing = settings.routing
+    for pattern, strategy in routing.strategies.items():
+        if strategy not in STRATEGIES:
+            yield f"routing.strategies.{pattern}", f"must be one of {', '.join(STRATEGIES)}"
+    for target, weight in routing.weights.items():
+        if not 0 <= weight < 1e6:
+            yield f"routing.weights.{target}", "must be at least 0 and less than 1e6"
+    for target, limit in routing.limits.items():
+        if limit < 1:
+            yield f"routing.limits.{target}", "must be at least 1"
+    for alias, model in settings.aliases.items():
+        if not alias.strip() or not model.strip():
+            yield f"aliases.{alias}", "must name a model"
+
+
+def _unfit_patterns(place: str, patterns: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    for number, pattern in enumerate(patterns):
+        if pattern.startswith("re:"):
+            try:
+                re.compile(pattern[3:])
+            except (re.error, RecursionError, OverflowError):
+                yield f"{place}[{number}]", "is not a regular expression"
+
+
+def is_network(text: str) -> bool:
+    """Whether it is an IP address or a network."""
+    try:
+        ip_network(text, strict=False)
+    except ValueError:
+        return False
+    return True
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach ``host``."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def state_folder(environ: Mapping[str, str]) -> Path:

@@ -97,7 +97,7 @@ class Breaker:
     """
 
     def __init__(self, limits: Limits = DEFAULT) -> None:
-        self._limits = limits
+        self.limits = limits
         self._errors = Tally(limits.error_window)
         self._slow = Tally(limits.slow_window)
         self._failures = 0
@@ -157,12 +157,12 @@ class Breaker:
             return
         self._good_probes = 0
         self.reason = reason
-        fresh = self._until is None and now - self._closed_at >= self._limits.forgiven
+        fresh = self._until is None and now - self._closed_at >= self.limits.forgiven
         self._open_time = (
-            self._limits.open_time if fresh else min(self._open_time * 2, max(self._limits.longest, self._open_time))
+            self.limits.open_time if fresh else min(self._open_time * 2, max(self.limits.longest, self._open_time))
         )
-        spread = 1 + self._limits.spread * (2 * chance - 1)
-        self._until = now + min(self._open_time, self._limits.longest) * spread
+        spread = 1 + self.limits.spread * (2 * chance - 1)
+        self._until = now + min(self._open_time, self.limits.longest) * spread
 
     def opened_elsewhere(self, until: float, now: float) -> None:
         """Another worker opened its breaker for the same upstream, up to ``until``."""
@@ -183,11 +183,11 @@ class Breaker:
             self.trip(now, Trip.PROBE, chance)
         elif verdict is Verdict.GOOD:
             self._good_probes += 1
-            if self._good_probes >= self._limits.probes:
+            if self._good_probes >= self.limits.probes:
                 self._close(now)
 
     def _judged(self, now: float, verdict: Verdict, chance: float, slow: bool | None) -> None:
-        limits = self._limits
+        limits = self.limits
         if slow is not None:
             self._slow.add(now, bad=slow)
         if verdict is not Verdict.IGNORED:

@@ -158,6 +158,12 @@ class Health:
         self.any_tripped = False
         """Whether a breaker may be other than closed: False saves looking."""
 
+    def become(self, limits: Limits, caps: Mapping[str, int], *, remembers: bool) -> None:
+        """Takes other limits; what is known stays."""
+        self._limits, self._caps, self._remembers = limits, caps, remembers
+        for breaker in [*(k.breaker for k in self._known.values()), *(p.breaker for p in self._places.values())]:
+            breaker.limits = limits
+
     def skip(self, deployment: Deployment, now: float, read_at: float = float("-inf")) -> Skip | None:
         """Why ``deployment`` may not be asked now, None: it may. ``read_at``: when the catalog was read last."""
         known = self._known.get(deployment.id)

@@ -102,8 +102,34 @@ class Discovery:
         published within moments, however long SAP takes."""
         if self._keeper is not None:
             self._supervisor.start("last known deployments", self._restore(self._keeper))
-        for alias, subaccount in self._subaccounts.items():
-            self._supervisor.start(f"discovery {alias}", self._keep(subaccount))
+        for subaccount in self._subaccounts.values():
+            self._begin(subaccount)
+
+    def reconfigure(self, apis: Sequence[AiApi], scopes: Mapping[str, Scope], naming: Naming) -> None:
+        """Takes these subaccounts, scopes and names from now on, and publishes what follows from them. What is known of
+        a subaccount that stays is kept; those that are new, or of which more is to be read, are read at once."""
+        kept = self._subaccounts
+        self._subaccounts, self._naming = {}, naming
+        for api in apis:
+            alias, scope = api.key.name, scopes.get(api.key.name, Scope())
+            known = kept.get(alias)
+            if known is not None and snapshot.identity(known.api.key) == snapshot.identity(api.key):
+                del kept[alias]
+                self._subaccounts[alias] = known
+                if known.rescope(api, scope):
+                    known.begun_at = float("-inf")
+                    known.wanted.set()
+            else:
+                self._subaccounts[alias] = _Subaccount(api, scope)
+                self._begin(self._subaccounts[alias])
+        for gone in kept.values():
+            for task in (gone.keeping, gone.flight):
+                if task is not None:
+                    task.cancel()
+        self._publish(self._catalog())
+
+    def _begin(self, subaccount: _Subaccount) -> None:
+        subaccount.keeping = self._supervisor.start(f"discovery {subaccount.alias}", self._keep(subaccount))
 
     def refresh_soon(self, alias: str) -> None:
         """Asks for a refresh of a subaccount, at most once in ten seconds; later ones are put off until then."""
@@ -257,6 +283,7 @@ class _Subaccount:
         self.seen = False
         self.begun_at = float("-inf")
         self.flight: asyncio.Task[None] | None = None
+        self.keeping: asyncio.Task[None] | None = None
         self.wanted = asyncio.Event()
         self._emptied: set[str] = set()  # groups whose list came back empty once, after it was not
         self._listed: set[str] = set()  # groups that the key was once shown
@@ -266,6 +293,16 @@ class _Subaccount:
         self._unlike: set[str] = set()  # deployments left out, each named once in the log
         self._calls = asyncio.Semaphore(CALLS)
         self._catalogue = asyncio.Lock()
+
+    def rescope(self, api: AiApi, scope: Scope) -> bool:
+        """Takes another way in and another scope; whether there is something new to read."""
+        groups = self.scope.resource_groups
+        self.api, self.scope = api, scope
+        if scope.resource_groups == groups:
+            return False
+        if scope.resource_groups:
+            self.groups = {name: group for name, group in self.groups.items() if name in scope.resource_groups}
+        return True
 
     def deployments(self) -> Sequence[Deployment]:
         """Each once, though two resource groups may list it."""

@@ -111,10 +111,28 @@ class TokenProvider:
         self._background_at = self._demand_at = 0.0  # no try before, by the loop and for a request
         self._forced_at = self._warned_at = float("-inf")
         self._flight: asyncio.Task[None] | None = None
+        self._keeping: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Begins to keep a token at hand, in the background."""
-        self._supervisor.start(f"token {self._key.name}", self._keep())
+        self._keeping = self._supervisor.start(f"token {self._key.name}", self._keep())
+
+    def stop(self) -> None:
+        """Keeps none at hand any more: the subaccount was removed. Requests that still need one get one."""
+        if self._keeping is not None:
+            self._keeping.cancel()
+            self._keeping = None
+
+    def rotate(self, key: ServiceKey, tls: ssl.SSLContext | None) -> None:
+        """New credentials for the same client: the next token is asked for with them, the held one serves on. After a
+        refusal of the old ones it is asked for at once."""
+        self._key = key
+        self._tls = tls
+        if self._error is not None:
+            self._background_at = self._demand_at = 0.0
+            if self._keeping is not None:  # it may sleep through a long pause
+                self.stop()
+                self.start()
 
     async def token(self) -> str:
         """A token that is good by our count. Waits only where there is none. Raises TokenError."""

@@ -51,6 +51,11 @@ class Endpoint:
         self._refuse = refuse or (lambda request, fault: bare(fault, request.request_id))
         self._live: set[Conversation] = set()
 
+    def become(self, handler: Handler, timings: Timings, proxies: TrustedProxies) -> None:
+        """Hands the requests that come from now on to another Handler."""
+        self._handler, self._timings, self.proxies = handler, timings, proxies
+        self._reads = BodyReads(timings)
+
     @property
     def live(self) -> int:
         """How many requests are being handled or answered."""

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
+import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
-from ipaddress import ip_address
+from collections.abc import Mapping
+from pathlib import Path
 
 from starlette.requests import Request
-from starlette.types import ASGIApp
 
 from aicore_proxy.backends import Backend
 from aicore_proxy.backends.aws_bedrock import AwsBedrock
 from aicore_proxy.backends.azure_openai import AzureOpenAI
 from aicore_proxy.backends.gcp_vertexai import GcpVertexAI
-from aicore_proxy.config.settings import Settings
+from aicore_proxy.config.settings import Settings, is_loopback
 from aicore_proxy.gateway.attempts import Attempts, Patience
 from aicore_proxy.gateway.exchange import Timings
 from aicore_proxy.gateway.gateway import Gateway, Landscape
-from aicore_proxy.gateway.keys import Keys, client_key
+from aicore_proxy.gateway.keys import Keys
 from aicore_proxy.gateway.seals import SealKeeper
 from aicore_proxy.landscape import Catalog, Deployment
 from aicore_proxy.protocol.dialects import Dialect, anthropic_messages, gemini, openai_chat
@@ -31,13 +32,18 @@ from aicore_proxy.sap.discovery import Discovery, DiscoveryTimes
 from aicore_proxy.sap.token import TokenProvider, client_tls
 from aicore_proxy.server import asgi
 from aicore_proxy.server.application import build_application
+from aicore_proxy.server.configuration import Configuration, changes
 from aicore_proxy.server.endpoints import Endpoints
+from aicore_proxy.server.forwarded import trusted_proxies
 from aicore_proxy.server.peers import Alone, Peers
 from aicore_proxy.server.routing import build_router, share
+from aicore_proxy.server.tls import Certificate
 from aicore_proxy.tasks import Supervisor
 from aicore_proxy.telemetry.metrics import Metrics
 from aicore_proxy.telemetry.observer import Telemetry
 from aicore_proxy.upstream import AiohttpUpstream, Proxies, tls_context
+
+log = logging.getLogger("aicore_proxy.configuration")
 
 DIALECTS: Mapping[str, Dialect] = {
     dialect.name: dialect for dialect in (openai_chat.DIALECT, anthropic_messages.DIALECT, gemini.DIALECT)
@@ -51,39 +57,56 @@ BACKENDS: Mapping[str, Backend] = {
 
 
 class Proxy:
-    """A whole proxy. Owns its parts' lives: ``start`` and ``aclose`` belong to one event loop.
+    """A whole proxy. Owns its parts' lives: ``start``, ``reload`` and ``aclose`` belong to one event loop.
 
-    ``direct``: the upstream is on this machine (the simulator), so the environment's HTTP proxies are not for it.
-    ``peers``: the other processes that serve on this port; None: there are none.
+    ``peers``: the other processes that serve on this port; None: there are none. Raises CertificateError.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        api_key: str,
-        service_keys: Sequence[ServiceKey],
-        *,
-        direct: bool = False,
-        peers: Peers | None = None,
-    ) -> None:
-        self.settings = settings
+    def __init__(self, configuration: Configuration, peers: Peers | None = None) -> None:
+        settings = self.settings = configuration.settings
+        self.configuration = configuration
         self._peers = peers or Alone()
         self.metrics = Metrics()
         self.supervisor = Supervisor()
-        proxies = Proxies() if direct else Proxies.from_environ(os.environ)
+        # To the simulator, on this machine, the environment's HTTP proxies are not for
+        proxies = Proxies() if configuration.direct else Proxies.from_environ(os.environ)
         self._upstream = AiohttpUpstream(tls=tls_context(os.environ), proxies=proxies, keepalive=settings.pool_idle)
-        self._keys = Keys([client_key("default", api_key)])
+        self._observer = Telemetry(self.metrics)
+        self._seals = SealKeeper()
+        self._keys = Keys(configuration.keys)
+        self.certificate = certificate_of(settings)
         self._tokens = {
             key.name: TokenProvider(key, self._upstream, self.supervisor, tls=client_tls(key, os.environ))
-            for key in service_keys
+            for key in configuration.service_keys
         }
-        apis = [AiApi(key, self._upstream, self._tokens[key.name]) for key in service_keys]
         self.landscape = Landscape(self._look_again, self._look_soon)
-        times = DiscoveryTimes(interval=settings.discovery_interval)
         self.router, self._sticky = build_router(settings)
         share(self.router.health, self._peers)
-        self._discovery = Discovery(apis, self.supervisor, self._publish, times=times)
-        self.endpoint, self.application = self._application()
+        self._discovery = Discovery(
+            self._apis(),
+            self.supervisor,
+            self._publish,
+            times=DiscoveryTimes(interval=settings.discovery_interval),
+            scopes=configuration.scopes,
+            naming=configuration.naming,
+            snapshot_file=configuration.snapshot_file,
+        )
+        endpoints = self._endpoints()
+        self.endpoint = asgi.Endpoint(
+            endpoints,
+            timings_of(settings),
+            self.metrics.in_flight.inc,
+            proxies=trusted_proxies(settings.trusted_proxies),
+            refuse=endpoints.refused,
+        )
+        self.application = build_application(
+            model_api=self.endpoint,
+            ready=lambda: self._peers.ready(self.ready()),
+            exposition=lambda: self._peers.exposition(self.metrics),
+            may_see_metrics=self._may_see_metrics,
+            openapi=settings.openapi,
+            cors_origins=tuple(origin.strip() for origin in settings.cors_origins.split(",") if origin.strip()),
+        )
 
     def ready(self) -> bool:
         """Whether a request could be served: at least one deployment is known."""
@@ -95,6 +118,8 @@ class Proxy:
         gc.collect()
         gc.freeze()
         self.supervisor.start("loop lag", self.metrics.watch_loop_lag())
+        if self.certificate is not None:
+            self.supervisor.start("certificate", self.certificate.watch())
         for tokens in self._tokens.values():
             tokens.start()
         self._discovery.start()
@@ -102,6 +127,45 @@ class Proxy:
     async def first_look(self, seconds: float) -> None:
         """Waits until SAP has been looked at, at most so long."""
         await self._discovery.refresh_now(seconds)
+
+    async def reload(self, configuration: Configuration) -> None:
+        """Takes another configuration for all requests that come from now on; those that began keep what they began
+        with. What stays the same goes on untouched: tokens, deployments, connections, breakers.
+
+        Raises ValueError, and changes nothing, where a certificate of a service key cannot be used.
+        """
+        told, fixed = changes(self.configuration, configuration)
+        contexts = await asyncio.to_thread(
+            lambda: {key.name: client_tls(key, os.environ) for key in configuration.service_keys}
+        )
+        known = {key.name: key for key in self.configuration.service_keys}
+        tokens, begun = dict[str, TokenProvider](), list[TokenProvider]()
+        for key in configuration.service_keys:
+            before = known.get(key.name)
+            if before is not None and client_of(before) == client_of(key):
+                tokens[key.name] = self._tokens[key.name]
+                if before != key:
+                    tokens[key.name].rotate(key, contexts[key.name])
+            else:
+                tokens[key.name] = TokenProvider(key, self._upstream, self.supervisor, tls=contexts[key.name])
+                begun.append(tokens[key.name])
+        for name, provider in self._tokens.items():
+            if tokens.get(name) is not provider:
+                provider.stop()
+        self.configuration, self.settings, self._tokens = configuration, configuration.settings, tokens
+        for provider in begun:
+            provider.start()
+        self._keys.replace(configuration.keys)
+        self.router, self._sticky = build_router(self.settings, self.router)
+        endpoints = self._endpoints()
+        self.endpoint.become(endpoints, timings_of(self.settings), trusted_proxies(self.settings.trusted_proxies))
+        self._discovery.reconfigure(self._apis(), configuration.scopes, configuration.naming)
+        log.info("Reloaded: %s", ", ".join(told) or "nothing changed")
+        if fixed:
+            log.warning("These take effect with the next start only: %s", ", ".join(fixed))
+
+    def _apis(self) -> list[AiApi]:
+        return [AiApi(key, self._upstream, self._tokens[key.name]) for key in self.configuration.service_keys]
 
     def _publish(self, catalog: Catalog) -> None:
         self.landscape.publish(catalog)
@@ -125,9 +189,9 @@ class Proxy:
         await self.supervisor.aclose()
         await self._upstream.close()
 
-    def _application(self) -> tuple[asgi.Endpoint, ASGIApp]:
+    def _endpoints(self) -> Endpoints:
+        """The path of a request, as the settings of now want it."""
         settings = self.settings
-        observer = Telemetry(self.metrics)
         attempts = Attempts(
             router=self.router,
             backends=BACKENDS,
@@ -135,7 +199,7 @@ class Proxy:
             dialects=DIALECTS,
             tokens=self._tokens,
             upstream=self._upstream,
-            observer=observer,
+            observer=self._observer,
             patience=Patience(
                 settings.connect_timeout,
                 settings.first_byte_timeout,
@@ -149,27 +213,30 @@ class Proxy:
             keys=self._keys,
             landscape=self.landscape,
             attempts=attempts,
-            observer=observer,
-            seals=SealKeeper(),
+            observer=self._observer,
+            seals=self._seals,
             body_limit=settings.body_limit,
             deadline=settings.deadline,
             sticky=self._sticky,
         )
-        endpoints = Endpoints(gateway, DIALECTS, {"/v1/messages": thread_refused})
-        timings = Timings(
-            hold=settings.hold,
-            keepalive=settings.keepalive,
-            body_gap=settings.body_gap_timeout,
-        )
-        endpoint = asgi.Endpoint(endpoints, timings, self.metrics.in_flight.inc, refuse=endpoints.refused)
-        return endpoint, build_application(
-            model_api=endpoint,
-            ready=lambda: self._peers.ready(self.ready()),
-            exposition=lambda: self._peers.exposition(self.metrics),
-            may_see_metrics=self._may_see_metrics,
-            openapi=settings.openapi,
-            cors_origins=tuple(origin.strip() for origin in settings.cors_origins.split(",") if origin.strip()),
-        )
+        return Endpoints(gateway, DIALECTS, {"/v1/messages": thread_refused})
+
+
+def timings_of(settings: Settings) -> Timings:
+    """How long the edge waits."""
+    return Timings(hold=settings.hold, keepalive=settings.keepalive, body_gap=settings.body_gap_timeout)
+
+
+def certificate_of(settings: Settings) -> Certificate | None:
+    """The proxy's own certificate, None where it speaks plain HTTP. Raises CertificateError."""
+    if not settings.tls_certificate:
+        return None
+    return Certificate(Path(settings.tls_certificate), Path(settings.tls_key) if settings.tls_key else None)
+
+
+def client_of(key: ServiceKey) -> tuple[str, str, str]:
+    """Who a service key is for SAP: with the same of these, only its secret was rotated."""
+    return key.client_id, key.token_url, key.api_url
 
 
 def thread_refused(envelope: Envelope) -> Fault | None:
@@ -177,11 +244,3 @@ def thread_refused(envelope: Envelope) -> Fault | None:
     if envelope.get("thread", dict) is None:
         return None
     return anthropic_messages.refuse_thread(envelope.decoded())
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach ``host``."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

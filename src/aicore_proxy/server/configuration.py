@@ -1,26 +1,157 @@
-"""What a proxy is built from, as one value: the parent of several workers hands it to each."""
+"""What a proxy is built from, as one value of plain values: the parent of several workers hands it to each.
+
+Made from settings that were loaded, and from where SAP's own SDKs find service keys if the file has none.
+"""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
 from msgspec import Struct
 
-from aicore_proxy.config.settings import Settings
-from aicore_proxy.sap.credentials import ServiceKey
-from aicore_proxy.server.compose import Proxy
-from aicore_proxy.server.peers import Peers
+from aicore_proxy.config.load import Loaded
+from aicore_proxy.config.settings import Settings, SettingsError, state_folder
+from aicore_proxy.gateway.keys import ClientKey, clashes, client_key
+from aicore_proxy.landscape import Naming
+from aicore_proxy.sap.credentials import (
+    CredentialsError,
+    Found,
+    ServiceKey,
+    find_service_keys,
+    other_sources,
+    service_key,
+)
+from aicore_proxy.sap.scope import Scope
+
+log = logging.getLogger("aicore_proxy.configuration")
+
+DEFAULT_KEY = "default"
+FIXED = (
+    *("host", "port", "workers", "tls_certificate", "tls_key", "head_timeout", "head_limit", "idle_timeout"),
+    *("stuck_timeout", "pool_idle", "cors_origins", "openapi", "log_level", "simulator_port", "drain_delay"),
+    *("drain_timeout", "snapshot"),
+)
+"""Settings that take effect at the start only."""
 
 
 class Configuration(Struct, frozen=True):
-    """``api_key``: the clients' one. ``direct``: the upstream is on this machine. Holds secrets: never logged."""
+    """``keys``: the clients'. ``scopes``: by a service key's name, what of its subaccount is served; all where none is
+    given. ``state``: the folder for what outlives the process. ``direct``: the upstream is on this machine. Holds
+    secrets: never logged."""
 
     settings: Settings
-    api_key: str
+    keys: tuple[ClientKey, ...]
     service_keys: tuple[ServiceKey, ...]
+    scopes: Mapping[str, Scope] = msgspec.field(default_factory=dict)
+    state: str = ""
     direct: bool = False
 
     def __repr__(self) -> str:
         return "Configuration(…)"
 
-    def proxy(self, peers: Peers) -> Proxy:
-        """A Proxy of it."""
-        return Proxy(self.settings, self.api_key, self.service_keys, direct=self.direct, peers=peers)
+    @property
+    def naming(self) -> Naming:
+        """The operator's say over names."""
+        models = self.settings.models
+        return Naming(self.settings.aliases, models.include, models.exclude)
+
+    @property
+    def snapshot_file(self) -> Path | None:
+        """Where the deployments found last are kept."""
+        return Path(self.state) / "deployments.json" if self.state and self.settings.snapshot else None
+
+
+def client_keys(settings: Settings) -> tuple[ClientKey, ...]:
+    """The clients' keys, none of them where none is configured. Raises SettingsError."""
+    keys = [client_key(DEFAULT_KEY, settings.api_key)] if settings.api_key else []
+    keys += [client_key(key.name, key.key or key.hash, models=key.models, owner=key.owner) for key in settings.keys]
+    if problems := clashes(keys):
+        raise SettingsError(problems)
+    return tuple(keys)
+
+
+def find_credentials(loaded: Loaded, environ: Mapping[str, str], home: Path) -> Found:
+    """The service keys of the file's subaccounts, else those that SAP's own SDKs would find. Reads files: not for the
+    event loop. Raises CredentialsError."""
+    settings = loaded.settings
+    if not settings.subaccounts:
+        folder = {"AICORE_PROXY_SERVICE_KEYS": settings.service_keys} if settings.service_keys else {}
+        return find_service_keys({**environ, **folder}, home)
+    keys: list[ServiceKey] = []
+    problems: list[str] = []
+    group = environ.get("AICORE_RESOURCE_GROUP", "").strip()
+    for number, one in enumerate(settings.subaccounts):
+        try:
+            keys.append(service_key(one.service_key or {}, one.name, f"subaccounts[{number}] ({one.name})", group))
+        except CredentialsError as error:
+            problems += error.problems
+    identities = [(key.client_id, key.api_url) for key in keys]
+    problems += [
+        f"subaccounts: {key.name} and {keys[identities.index(identities[number])].name} have the same service key."
+        for number, key in enumerate(keys)
+        if identities.index(identities[number]) != number
+    ]
+    if problems:
+        raise CredentialsError(problems)
+    source = str(loaded.file) if loaded.file is not None else "the settings"
+    notes = [f"{source} names subaccounts: {other} is ignored" for other in other_sources(environ, home)]
+    return Found(tuple(keys), source, tuple(notes))
+
+
+def scopes_of(settings: Settings, keys: tuple[ServiceKey, ...]) -> dict[str, Scope]:
+    """By a service key's name, what of its subaccount is served."""
+    given = {one.name: one for one in settings.subaccounts}
+    scopes = {}
+    for key in keys:
+        if (one := given.get(key.name)) is not None:
+            groups = one.resource_groups or settings.resource_groups
+            scopes[key.name] = Scope(groups, one.deployments, one.include, one.exclude)
+        elif settings.resource_groups:
+            scopes[key.name] = Scope(settings.resource_groups)
+    return scopes
+
+
+def configuration_of(
+    loaded: Loaded,
+    service_keys: tuple[ServiceKey, ...],
+    environ: Mapping[str, str],
+    made: ClientKey | None = None,
+    *,
+    direct: bool = False,
+) -> Configuration:
+    """The Configuration of what was loaded and found. ``made``: the key that was made where none is configured. Raises
+    SettingsError."""
+    settings = loaded.settings
+    return Configuration(
+        settings=settings,
+        keys=client_keys(settings) or ((made,) if made is not None else ()),
+        service_keys=service_keys,
+        scopes=scopes_of(settings, service_keys),
+        state="" if direct else str(state_folder(environ)),
+        direct=direct,
+    )
+
+
+def changes(old: Configuration, new: Configuration) -> tuple[list[str], list[str]]:
+    """What a reload changes: in words, without values; and the settings among it that need a restart."""
+    told: list[str] = []
+    before: Any
+    for field in Settings.__struct_fields__:
+        before, after = getattr(old.settings, field), getattr(new.settings, field)
+        if before != after and field not in ("subaccounts", "keys", "api_key"):
+            told.append(field)
+    told += _members("key", {key.name: key for key in old.keys}, {key.name: key for key in new.keys})
+    was = {key.name: (key, old.scopes.get(key.name)) for key in old.service_keys}
+    now = {key.name: (key, new.scopes.get(key.name)) for key in new.service_keys}
+    told += _members("subaccount", was, now)
+    return told, [field for field in told if field in FIXED]
+
+
+def _members(what: str, was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    told = [f"{what} {name} added" for name in now if name not in was]
+    told += [f"{what} {name} removed" for name in was if name not in now]
+    return told + [f"{what} {name} changed" for name in now if name in was and was[name] != now[name]]

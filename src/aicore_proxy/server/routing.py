@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import msgspec
 
 from aicore_proxy.config.settings import Settings
+from aicore_proxy.landscape import aliases_of, meets
 from aicore_proxy.protocol.profiles import profile_of
 from aicore_proxy.routing.affinity import Affinity
 from aicore_proxy.routing.breaker import Limits
 from aicore_proxy.routing.budget import Allowance
 from aicore_proxy.routing.health import Change, Health
 from aicore_proxy.routing.router import Router
-from aicore_proxy.routing.strategies import LeastOutstanding, RoundRobin, Sticky, Strategy, Weighted
+from aicore_proxy.routing.strategies import LeastOutstanding, RoundRobin, Sticky, Strategy, Tiered, Weighted
 from aicore_proxy.server.peers import Peers
 
 HEALTH = "health"
@@ -42,33 +44,41 @@ def share(health: Health, peers: Peers) -> None:
     peers.publish(BEGUN, None)
 
 
-def build_router(settings: Settings) -> tuple[Router, Callable[[str], bool]]:
-    """The Router, and whether a model's conversations stay where their prefix is cached."""
+def build_router(settings: Settings, before: Router | None = None) -> tuple[Router, Callable[[str], bool]]:
+    """The Router, and whether a model's conversations stay where their prefix is cached. ``before``: the one that it
+    replaces, whose memory it takes over."""
     limits = Limits(
         consecutive=settings.breaker_failures,
         error_share=settings.breaker_error_share,
         open_time=settings.breaker_open_time,
         longest=settings.breaker_longest,
     )
-    health = Health(limits, remembers=settings.breakers)
-    affinity = Affinity()
+    routing = settings.routing
+    health = before.health if before is not None else Health()
+    health.become(limits, routing.limits, remembers=settings.breakers)
+    affinity = before.affinity if before is not None else Affinity()
     least = LeastOutstanding(health)
     sticky = Sticky(affinity, health, least)
-    fixed: dict[str, Strategy] = {
+    named: dict[str, Strategy] = {
         "affinity": sticky,
         "round_robin": RoundRobin(),
         "least_outstanding": least,
-        "weighted": Weighted({}),
+        "weighted": Weighted(routing.weights),
     }
 
-    def strategy(model: str) -> Strategy:
-        return fixed.get(settings.strategy) or (sticky if caches(model) else least)
+    @lru_cache(1024)
+    def name_of(model: str) -> str:
+        names = {model.lower(), *aliases_of(model)}
+        wanted = (s for pattern, s in routing.strategies.items() if any(meets(name, pattern) for name in names))
+        chosen = next(wanted, settings.strategy)
+        return ("affinity" if caches(model) else "least_outstanding") if chosen == "auto" else chosen
 
+    tiered = {name: Tiered(routing.tiers, strategy) for name, strategy in named.items()} if routing.tiers else named
     router = Router(
-        strategy,
+        lambda model: tiered[name_of(model)],
         health,
         affinity,
         max_attempts=settings.max_attempts,
         allowance=Allowance(settings.retry_share, settings.retry_always),
     )
-    return router, lambda model: strategy(model) is sticky
+    return router, lambda model: name_of(model) == "affinity"

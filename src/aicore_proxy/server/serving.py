@@ -6,7 +6,6 @@ import asyncio
 import logging
 import signal
 import socket
-import ssl
 from collections.abc import Callable, Coroutine
 
 from aicore_proxy.protocol.fault import Fault, Kind
@@ -28,7 +27,7 @@ LOOK = 0.25
 class Serving:
     """A Proxy that serves. Owns what takes its connections; lives in one event loop."""
 
-    def __init__(self, proxy: Proxy, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, proxy: Proxy) -> None:
         settings = proxy.settings
         limits = Limits(
             head=settings.head_limit,
@@ -36,6 +35,7 @@ class Serving:
             idle=settings.idle_timeout,
             stuck=settings.stuck_timeout,
         )
+        tls = proxy.certificate.context if proxy.certificate is not None else None
         self.proxy = proxy
         self.acceptor = listen.Acceptor(listen.server(proxy.application, limits=limits, tls=tls))
 
@@ -85,7 +85,7 @@ async def serve_alone(
     stopping.listen()
     asyncio.get_running_loop().add_signal_handler(signal.SIGUSR2, log.warning, ONLY_ONE)
     peers = Alone()
-    proxy = configuration.proxy(peers)
+    proxy = Proxy(configuration, peers)
     serving = Serving(proxy)
     await proxy.start()
     try:

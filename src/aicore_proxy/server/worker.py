@@ -22,6 +22,8 @@ from aicore_proxy.server import listen
 from aicore_proxy.server.channel import (
     Accept,
     Channel,
+    Configure,
+    Configured,
     Drain,
     Expose,
     Exposed,
@@ -53,7 +55,6 @@ LOOK = 0.1
 SNAPSHOT = 0.5
 """Seconds between two snapshots of the metrics, as long as there is traffic: what a killed worker did after its last
 one is not counted."""
-QUIET_SNAPSHOT = 10.0
 GATHER = 2.0
 """Seconds that the metrics of the others are waited for."""
 
@@ -156,6 +157,8 @@ class Worker:
                 self._proxy.supervisor.start("leaving", self._serving.leave(patience))
             case Drain():
                 self._drain(message)
+            case Configure(number, configuration):
+                await self._configure(number, configuration)
             case Expose(number):
                 self._channel.send(Exposed(number, self._families()))
             case Gathered():
@@ -184,6 +187,15 @@ class Worker:
 
         self._draining = self._proxy.supervisor.start("drain", drain())
 
+    async def _configure(self, number: int, configuration: msgspec.Raw) -> None:
+        problem = ""
+        try:
+            await self._proxy.reload(msgspec.json.decode(configuration, type=Configuration))
+        except Exception as crash:
+            log.error("The new configuration is not in force in this worker", exc_info=crash)
+            problem = str(crash) or type(crash).__name__
+        self._channel.send(Configured(number, problem))
+
     # --- what the parent is told without asking
 
     async def _tell_readiness(self) -> None:
@@ -195,13 +207,12 @@ class Worker:
             await asyncio.sleep(LOOK)
 
     async def _tell_metrics(self) -> None:
-        seen, told = -1, 0.0
-        loop = asyncio.get_running_loop()
+        seen = -1
         while True:
             await asyncio.sleep(SNAPSHOT)
             answered = self._serving.acceptor.answered
-            if answered != seen or self._proxy.endpoint.live or loop.time() - told > QUIET_SNAPSHOT:
-                seen, told = answered, loop.time()
+            if answered != seen or self._proxy.endpoint.live:
+                seen = answered
                 self._channel.send(Exposed(0, self._families()))
 
     def _families(self) -> tuple[Family, ...]:
@@ -219,7 +230,7 @@ async def work(descriptor: int) -> None:
     listen.raise_descriptor_limit()
     configuration = msgspec.json.decode(start.configuration, type=Configuration)
     peers = Siblings(channel)
-    worker = Worker(channel, start, configuration.proxy(peers), peers)
+    worker = Worker(channel, start, Proxy(configuration, peers), peers)
     await worker.live(messages, accepting=start.accepting)
     await channel.aclose()
 

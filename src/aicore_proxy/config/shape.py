@@ -1,0 +1,111 @@
+"""Plain values into the Structs of the settings, with every problem told at once: where, what, and what would be right.
+
+msgspec stops at the first problem; people want to mend a file in one go. No message shows a value: it may be a secret.
+"""
+
+from __future__ import annotations
+
+import difflib
+import types
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Any, get_args, get_origin, get_type_hints
+
+import msgspec
+from msgspec import Struct
+
+from aicore_proxy.config.document import Place
+
+Tell = Callable[[Place, str], None]
+"""Takes a problem: the place, and what is wrong there and would be right."""
+
+WANTED = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", dict: "names with values"}
+
+
+class Given(str):
+    """A text that a variable gave: it may stand for a number."""
+
+    __slots__ = ()
+
+
+@lru_cache
+def kinds_of(struct: type[Struct]) -> dict[str, Any]:
+    """The type of each field."""
+    return get_type_hints(struct)
+
+
+def shaped(value: Any, kind: Any, place: Place, tell: Tell) -> Any:
+    """``value`` as ``kind``; what does not fit is told and left out (None)."""
+    if kind is Any:
+        return value
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is types.UnionType:
+        return None if value is None else shaped(value, next(k for k in inner if k is not type(None)), place, tell)
+    if isinstance(kind, type) and issubclass(kind, Struct):
+        return _struct(value, kind, place, tell)
+    if origin is dict:
+        return _mapping(value, inner[1], place, tell)
+    if origin is tuple:
+        return _several(value, inner[0], place, tell)
+    return _scalar(value, kind, place, tell)
+
+
+def _struct(value: Any, kind: type[Struct], place: Place, tell: Tell) -> Struct | None:
+    if not isinstance(value, Mapping):
+        tell(place, f"must be {WANTED[dict]}")
+        return None
+    kinds = kinds_of(kind)
+    found = {}
+    for name, given in value.items():
+        if name not in kinds:
+            tell((*place, name), f"is not a setting{suggestion(name, kinds)}")
+        elif given is not None and (fit := shaped(given, kinds[name], (*place, name), tell)) is not None:
+            found[name] = fit
+    for field in msgspec.structs.fields(kind):
+        if field.required and field.name not in value:
+            tell((*place, field.name), "is missing")
+    try:
+        return kind(**found)
+    except TypeError:  # what is required is missing or does not fit, which has been told
+        return None
+
+
+def _mapping(value: Any, inner: Any, place: Place, tell: Tell) -> dict[str, Any] | None:
+    if not isinstance(value, Mapping):
+        tell(place, f"must be {WANTED[dict]}")
+        return None
+    fit = {str(name): shaped(given, inner, (*place, name), tell) for name, given in value.items()}
+    return {name: given for name, given in fit.items() if given is not None}
+
+
+def _several(value: Any, inner: Any, place: Place, tell: Tell) -> tuple[Any, ...] | None:
+    if isinstance(value, str) and inner is str:
+        return tuple(text.strip() for text in value.split(",") if text.strip())
+    if not isinstance(value, list | tuple):
+        tell(place, "must be a list")
+        return None
+    fit = [shaped(item, inner, (*place, number), tell) for number, item in enumerate(value)]
+    return tuple(item for item in fit if item is not None)
+
+
+def _scalar(value: Any, kind: type, place: Place, tell: Tell) -> Any:
+    if isinstance(value, Given) and kind is not str:
+        try:
+            return msgspec.convert(str(value).strip(), kind, strict=False)
+        except msgspec.ValidationError:
+            tell(place, f"must be {WANTED[kind]}")
+            return None
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value) if abs(value) < 1e300 else float("inf")
+    if kind is str and isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)  # a key or a name of digits, without quotes
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        tell(place, f"must be {WANTED.get(kind, kind.__name__)}")
+        return None
+    return str(value) if kind is str else value
+
+
+def suggestion(name: str, known: Mapping[str, Any]) -> str:
+    """``: did you mean …?`` where a known name is near."""
+    near = difflib.get_close_matches(str(name), known, 1, cutoff=0.6)
+    return f": did you mean '{near[0]}'?" if near else f" (there are: {', '.join(known)})" if len(known) < 12 else ""
