@@ -158,7 +158,7 @@ def test_metrics_show_loop_lag_and_requests_in_flight(proxy: Proxy) -> None:
         time.sleep(0.01)
 
     assert "aicore_proxy_loop_lag_seconds " in text
-    assert 'aicore_proxy_requests_total{protocol="openai_chat",status_class="2xx"}' in text
+    assert 'aicore_proxy_requests_total{endpoint="/v1/chat/completions",protocol="openai_chat",status="200"}' in text
 
 
 @pytest.mark.parametrize("model", [CLAUDE, GEMINI])

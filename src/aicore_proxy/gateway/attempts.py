@@ -26,7 +26,7 @@ from aicore_proxy.protocol.dialects import Answering, Dialect, Target
 from aicore_proxy.protocol.envelope import Envelope
 from aicore_proxy.protocol.fault import Fault, Kind
 from aicore_proxy.protocol.framing import framer_for
-from aicore_proxy.protocol.neutral import Failure, Loss, Request, Undo
+from aicore_proxy.protocol.neutral import Failure, Loss, Request, Undo, Usage
 from aicore_proxy.protocol.pipe import Pipe, Relay, Translation, translate_response
 from aicore_proxy.protocol.profiles import profile_of
 from aicore_proxy.protocol.seal import carried, native
@@ -38,6 +38,8 @@ from aicore_proxy.upstream import Phase, Timeouts, Upstream, UpstreamError, Upst
 ERROR_LIMIT = 64 * 1024
 ANSWER_LIMIT = 64 * 1024 * 1024
 LARGE = 256 * 1024
+EVENT = b"data: "
+"""What every frame of a stream has."""
 CLIENT_TYPE = "sap-ai-core-llm-proxy"
 NO_UNDO = Undo()
 UNREACHED = frozenset({Phase.CONNECT, Phase.TLS, Phase.PROXY, Phase.CONNECT_TIMEOUT})
@@ -141,8 +143,9 @@ class Attempts:
         response = await self._send(call, attempt, asked, ways)
         ways.answering(attempt)
         try:
-            body = await response.read(ANSWER_LIMIT)
-            return await self._answer(call, asked, response, body)
+            with call.waiting():
+                body = await response.read(ANSWER_LIMIT)
+            return await self._answer(call, attempt, asked, response, body)
         finally:
             await response.close()
 
@@ -204,13 +207,14 @@ class Attempts:
         left = call.deadline - time.monotonic()
         head = self._patience.stream_head if call.stream and ways.open else self._patience.first_byte
         timeouts = Timeouts(self._patience.connect, max(0.001, min(head, left)), self._patience.between_bytes)
-        token = await _token(tokens, left, attempt)
-        response = await self._upstream.send(_upstream_request(attempt.deployment, asked, token, timeouts))
-        if response.status == 401:
-            await response.close()
-            tokens.refused(token)
+        with call.waiting():
             token = await _token(tokens, left, attempt)
             response = await self._upstream.send(_upstream_request(attempt.deployment, asked, token, timeouts))
+            if response.status == 401:
+                await response.close()
+                tokens.refused(token)
+                token = await _token(tokens, left, attempt)
+                response = await self._upstream.send(_upstream_request(attempt.deployment, asked, token, timeouts))
         attempt.first_byte = time.monotonic()
         if 200 <= response.status < 300:
             return response
@@ -224,7 +228,9 @@ class Attempts:
             self._gone_missing(attempt.deployment)
         raise fault
 
-    async def _answer(self, call: Call, asked: Asked, response: UpstreamResponse, body: bytes) -> bytes:
+    async def _answer(
+        self, call: Call, attempt: Attempt, asked: Asked, response: UpstreamResponse, body: bytes
+    ) -> bytes:
         if not body.strip():
             raise empty_answer(response.status)
         try:
@@ -235,6 +241,7 @@ class Attempts:
             # An error inside a 200, which the dialect's stream has too
             failures = [e.fault for e in asked.source.stream_decoder().feed(body) if isinstance(e, Failure)]
             raise failures[0] if failures and "error" in members else unreadable_answer(body, response.headers)
+        attempt.usage = usage_in(asked.source, members)
         if asked.source is call.dialect:
             return body
         await _breathe(call)
@@ -248,12 +255,17 @@ class Attempts:
         """What goes to the client of one attempt. Raises its Fault while another deployment may still answer."""
         pipe = asked.pipe(call, response.headers.get("content-type", ""))
         chunks = response.chunks()
+        events = 0
         try:
-            first = await _first_content(chunks, pipe, call.deadline)
+            with call.waiting():
+                first = await _first_content(chunks, pipe, call.deadline)
             ways.answering(attempt)
+            attempt.first_content = time.monotonic()
+            events += first.count(EVENT)
             yield first
             async for chunk in chunks:
                 if (frame := pipe.feed(chunk)) != b"":
+                    events += frame.count(EVENT)
                     yield frame
                 if pipe.finished:
                     break
@@ -266,6 +278,10 @@ class Attempts:
             yield pipe.fail(fault)
             self._settle(call, attempt, ways, Outcome.UNAVAILABLE, fault, "cut")
             return
+        finally:
+            attempt.usage, attempt.events = pipe.usage, events
+            if attempt.first_content:
+                attempt.last_content = time.monotonic()
         if pipe.fault is None:
             # The terminating chunk is usually here already: read it, and the connection can serve again
             await _drain(chunks)
@@ -291,8 +307,20 @@ class Attempts:
         if attempt.outcome is None:
             attempt.outcome = outcome
             attempt.reason = reason
+            attempt.kind = fault.kind.value if fault is not None else ""
+            attempt.ended = time.monotonic()
             ways.end(attempt, outcome, fault)
             self._observer.attempted(call, attempt)
+
+
+def usage_in(dialect: Dialect, members: Mapping[str, msgspec.Raw]) -> Usage | None:
+    """The tokens that a whole answer counts. Never raises."""
+    try:
+        return dialect.decode_usage(
+            {name: msgspec.json.decode(members[name]) for name in dialect.counts if name in members}
+        )
+    except (Fault, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
 
 
 def refuse(losses: tuple[Loss, ...], call: Call) -> None:

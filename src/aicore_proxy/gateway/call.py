@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 
 from msgspec import Struct
@@ -11,7 +14,7 @@ from aicore_proxy.gateway.seals import SealKeeper
 from aicore_proxy.landscape import Deployment
 from aicore_proxy.protocol.dialects import Decoding, Dialect
 from aicore_proxy.protocol.envelope import Envelope
-from aicore_proxy.protocol.neutral import Loss, Request
+from aicore_proxy.protocol.neutral import Loss, Request, Usage
 from aicore_proxy.routing.affinity import WARM
 from aicore_proxy.routing.health import Permit
 from aicore_proxy.routing.outcome import Outcome
@@ -37,6 +40,16 @@ class Attempt(Struct):
     """SAP said that the deployment is not there, or not for us."""
     no_token: bool = False
     """SAP gave no token for it."""
+    kind: str = ""
+    """The kind of the Fault that it ended in."""
+    usage: Usage | None = None
+    """The tokens that the upstream counted, so far as it told them."""
+    first_content: float = 0.0
+    last_content: float = 0.0
+    """Of a stream: when its first content came, and its last so far. 0: none came."""
+    events: int = 0
+    """Frames of a stream that were sent to the client."""
+    ended: float = 0.0
 
 
 class Call:
@@ -85,6 +98,22 @@ class Call:
         self.session = session
         self.warm_seconds = warm_seconds
         self.attempts: list[Attempt] = []
+        self._waited = 0.0
+        self._waiting_since = 0.0
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """The time within is SAP's, not ours."""
+        self._waiting_since = time.monotonic()
+        try:
+            yield
+        finally:
+            self._waited += time.monotonic() - self._waiting_since
+            self._waiting_since = 0.0
+
+    def waited(self, now: float) -> float:
+        """Seconds for which SAP was waited for until now."""
+        return self._waited + (now - self._waiting_since if self._waiting_since else 0.0)
 
     @cached_property
     def request(self) -> Request:

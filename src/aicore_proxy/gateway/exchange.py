@@ -47,7 +47,19 @@ class ClientRequest:
     when the client has left.
     """
 
-    __slots__ = ("_fields", "_read", "address", "complete", "gone", "method", "path", "query", "received", "request_id")
+    __slots__ = (
+        "_fields",
+        "_read",
+        "address",
+        "complete",
+        "gone",
+        "method",
+        "path",
+        "query",
+        "received",
+        "recorded",
+        "request_id",
+    )
 
     def __init__(
         self,
@@ -71,6 +83,8 @@ class ClientRequest:
         self.gone = gone
         self.complete: float | None = None
         """Monotonic seconds, when the last byte of the body was there; None: not read yet."""
+        self.recorded = False
+        """Whether its Record was made."""
         self._fields = fields
         self._read = read
 

@@ -17,9 +17,9 @@ from aicore_proxy.gateway import counting, listing, permits
 from aicore_proxy.gateway.attempts import Attempts, answering
 from aicore_proxy.gateway.call import Call
 from aicore_proxy.gateway.embedding import embedded
-from aicore_proxy.gateway.exchange import ClientRequest, Closer, Ending, Fields, Head, Reply, StreamReply
+from aicore_proxy.gateway.exchange import ClientRequest, Fields, Head, Reply, StreamReply
 from aicore_proxy.gateway.keys import Caller, Keys
-from aicore_proxy.gateway.record import Observer, Record
+from aicore_proxy.gateway.record import Account, Observer
 from aicore_proxy.gateway.refusals import JSON, ids, refusal
 from aicore_proxy.gateway.seals import SealKeeper
 from aicore_proxy.gateway.session import session_of, warm_seconds
@@ -36,7 +36,6 @@ EVENT_STREAM: Fields = (("content-type", "text/event-stream; charset=utf-8"), ("
 DROPPED = "x-aicore-proxy-dropped"
 STRICT = "x-aicore-proxy-strict"
 MAX_HEADER = 1024
-CLIENT_GONE = 499
 
 
 class Endpoint(Struct, frozen=True):
@@ -105,61 +104,63 @@ class Gateway:
 
     async def generate(self, request: ClientRequest, endpoint: Endpoint) -> Reply | StreamReply:
         """A model call: Chat Completions or Messages, streamed or not."""
-        call: Call | None = None
-        try:
-            caller = self._keys.authenticate(request)
-            envelope = Envelope.parse(await request.body(self._body_limit))
-            if (fault := endpoint.refused(envelope)) is not None:
-                raise fault
-            call = await self._call(request, endpoint, caller, envelope)
-            if call.stream:
-                return self._streamed(request, endpoint, call)
-            body = await self._attempts.whole(call)
-        except Fault as fault:
-            return self._refused(request, endpoint, fault, call)
-        head = self._head(call, JSON)
-        return Reply(head.status, head.headers, body, close=self._closing(request, endpoint, call, Said(200)))
+        with self._account(request, endpoint) as account:
+            try:
+                account.caller = caller = self._keys.authenticate(request)
+                envelope = Envelope.parse(await request.body(self._body_limit))
+                if (fault := endpoint.refused(envelope)) is not None:
+                    raise fault
+                account.call = call = await self._call(request, endpoint, caller, envelope)
+                if call.stream:
+                    return self._streamed(endpoint, call, account)
+                body = await self._attempts.whole(call)
+            except Fault as fault:
+                return refused(endpoint, fault, account)
+            head = self._head(account, call, JSON)
+            return Reply(head.status, head.headers, body, close=account.close)
 
     async def count(self, request: ClientRequest, endpoint: Endpoint) -> Reply:
         """Anthropic's token counting: an estimate, and marked as one."""
-        try:
-            caller = self._keys.authenticate(request)
-            envelope = Envelope.parse(await request.body(self._body_limit))
-            model = (await self._serving(envelope, caller))[0].model
-            betas = beta_values(request)
-            asked = endpoint.dialect.decode_request(envelope.decoded(), Decoding(betas=betas))
-            tokens = await counting.estimate(asked, profile_of(model).family)
-        except Fault as fault:
-            return self._refused(request, endpoint, fault)
-        body = msgspec.json.encode({"input_tokens": tokens})
-        fields = (*JSON, *ids(endpoint.dialect, request.request_id), ("x-aicore-proxy-estimate", "true"))
-        return Reply(200, fields, body, close=self._closing(request, endpoint, None, Said(200)))
+        with self._account(request, endpoint) as account:
+            try:
+                account.caller = caller = self._keys.authenticate(request)
+                envelope = Envelope.parse(await request.body(self._body_limit))
+                model = (await self._serving(envelope, caller))[0].model
+                betas = beta_values(request)
+                asked = endpoint.dialect.decode_request(envelope.decoded(), Decoding(betas=betas))
+                tokens = await counting.estimate(asked, profile_of(model).family)
+            except Fault as fault:
+                return refused(endpoint, fault, account)
+            body = msgspec.json.encode({"input_tokens": tokens})
+            fields = (*JSON, *ids(endpoint.dialect, request.request_id), ("x-aicore-proxy-estimate", "true"))
+            return Reply(200, fields, body, close=account.close)
 
     async def embed(self, request: ClientRequest, endpoint: Endpoint) -> Reply:
         """Embeddings."""
-        call: Call | None = None
-        try:
-            caller = self._keys.authenticate(request)
-            envelope = Envelope.parse(await request.body(self._body_limit))
-            call = await self._call(request, endpoint, caller, envelope, embeds=True)
-            body = await embedded(self._attempts, call)
-        except Fault as fault:
-            return self._refused(request, endpoint, fault, call)
-        return Reply(200, self._head(call, JSON).headers, body, close=self._closing(request, endpoint, call, Said(200)))
+        with self._account(request, endpoint) as account:
+            try:
+                account.caller = caller = self._keys.authenticate(request)
+                envelope = Envelope.parse(await request.body(self._body_limit))
+                account.call = call = await self._call(request, endpoint, caller, envelope, embeds=True)
+                body = await embedded(self._attempts, call)
+            except Fault as fault:
+                return refused(endpoint, fault, account)
+            return Reply(200, self._head(account, call, JSON).headers, body, close=account.close)
 
     async def models(self, request: ClientRequest, endpoint: Endpoint, name: str | None = None) -> Reply:
         """The model list, or one model of it, in the shape of the endpoint's dialect."""
-        try:
-            caller = self._keys.authenticate(request)
-            body = self._listed(request, endpoint.dialect, name, permits.visible(caller, self._landscape.catalog))
-        except Fault as fault:
-            return self._refused(request, endpoint, fault)
-        fields = (*JSON, *ids(endpoint.dialect, request.request_id))
-        return Reply(200, fields, msgspec.json.encode(body), close=self._closing(request, endpoint, None, Said(200)))
+        with self._account(request, endpoint) as account:
+            try:
+                account.caller = caller = self._keys.authenticate(request)
+                body = self._listed(request, endpoint.dialect, name, permits.visible(caller, self._landscape.catalog))
+            except Fault as fault:
+                return refused(endpoint, fault, account)
+            fields = (*JSON, *ids(endpoint.dialect, request.request_id))
+            return Reply(200, fields, msgspec.json.encode(body), close=account.close)
 
     def refused(self, request: ClientRequest, endpoint: Endpoint, fault: Fault) -> Reply:
         """An answer to what is no request of any endpoint."""
-        return self._refused(request, endpoint, fault)
+        return refused(endpoint, fault, self._account(request, endpoint))
 
     # What they have in common
 
@@ -216,29 +217,33 @@ class Gateway:
             return listing.openai_model(name, catalog, self._started)
         return listing.openai_list(catalog, self._started)
 
-    def _streamed(self, request: ClientRequest, endpoint: Endpoint, call: Call) -> StreamReply:
-        said = Said(200)
+    def _account(self, request: ClientRequest, endpoint: Endpoint) -> Account:
+        return Account(request, endpoint.route, endpoint.dialect.name, self._observer)
+
+    def _streamed(self, endpoint: Endpoint, call: Call, account: Account) -> StreamReply:
+        account.streams()
 
         def refuse(fault: Fault) -> Reply:
             reply = refusal(endpoint.dialect, fault, call.id)
-            said.status, said.kind = reply.status, fault.kind.value
+            account.status, account.kind = reply.status, fault.kind.value
             return reply
 
         def fail(fault: Fault) -> bytes:
-            said.kind = fault.kind.value
+            account.kind = fault.kind.value
             return endpoint.dialect.stream_encoder(answering(call)).fail(fault, call.id)
 
         return StreamReply(
             self._attempts.stream(call),
-            head=lambda: self._head(call, EVENT_STREAM),
+            head=lambda: self._head(account, call, EVENT_STREAM),
             keepalive=endpoint.dialect.keepalive,
             refuse=refuse,
             fail=fail,
-            close=self._closing(request, endpoint, call, said),
+            close=account.close,
         )
 
-    def _head(self, call: Call, fields: Fields) -> Head:
+    def _head(self, account: Account, call: Call, fields: Fields) -> Head:
         """Status and fields of an answer, at the moment when it is known who answered."""
+        account.answers()
         told: list[tuple[str, str]] = [("x-aicore-proxy-model", call.sap_model)]
         if call.attempts:
             serving = call.attempts[-1]
@@ -249,42 +254,16 @@ class Gateway:
                 told.append(("x-aicore-proxy-affinity", "hit" if serving.warm else "miss"))
             if lost := ", ".join(dict.fromkeys(loss.field for loss in serving.losses)):
                 told.append((DROPPED, printable(lost)))
+        if account.overhead is not None:
+            told.append(("x-aicore-proxy-overhead-ms", f"{account.overhead * 1000:.2f}"))
         return Head(200, (*fields, *ids(call.dialect, call.id), *told))
 
-    def _refused(self, request: ClientRequest, endpoint: Endpoint, fault: Fault, call: Call | None = None) -> Reply:
-        reply = refusal(endpoint.dialect, fault, request.request_id)
-        closing = self._closing(request, endpoint, call, Said(reply.status, fault.kind.value))
-        return Reply(reply.status, reply.headers, reply.body, close=closing)
 
-    def _closing(self, request: ClientRequest, endpoint: Endpoint, call: Call | None, said: Said) -> Closer:
-        """What makes the one Record of a request, when its reply is closed."""
-
-        async def close(ending: Ending) -> None:
-            now = time.monotonic()
-            attempts = tuple(call.attempts) if call else ()
-            record = Record(
-                request_id=request.request_id,
-                route=endpoint.route,
-                protocol=endpoint.dialect.name,
-                status=CLIENT_GONE if ending == "client_gone" else said.status,
-                duration=now - request.received,
-                key_name=call.caller.name if call else "",
-                model=call.sap_model if call else "",
-                stream=call.stream if call else False,
-                attempts=attempts,
-                kind=said.kind,
-                first_byte=attempts[-1].first_byte - request.received if attempts and attempts[-1].first_byte else None,
-            )
-            self._observer.finished(record)
-
-        return close
-
-
-class Said(Struct):
-    """What a client has been told: the status, and the Fault's kind if it was one."""
-
-    status: int
-    kind: str = ""
+def refused(endpoint: Endpoint, fault: Fault, account: Account) -> Reply:
+    """The answer to a request that ended in ``fault``."""
+    reply = refusal(endpoint.dialect, fault, account.request.request_id)
+    account.status, account.kind = reply.status, fault.kind.value
+    return Reply(reply.status, reply.headers, reply.body, close=account.close)
 
 
 def beta_values(request: ClientRequest) -> tuple[str, ...]:

@@ -129,7 +129,8 @@ class Ways:
 
     async def _paused(self, following: Next) -> bool:
         """Waits before a place that failed lately is asked again; whether it may be asked still."""
-        await asyncio.sleep(max(0.0, min(following.pause, self._call.deadline - time.monotonic())))
+        with self._call.waiting():
+            await asyncio.sleep(max(0.0, min(following.pause, self._call.deadline - time.monotonic())))
         return self._router.health.skip(following.deployment, time.monotonic(), self._call.read_at) is None
 
     async def _recovered(self, query: Query) -> bool:
@@ -141,7 +142,8 @@ class Ways:
         if pause > self._wait or recovery.until >= self._call.deadline:
             return False
         self._wait -= pause
-        await asyncio.sleep(pause + min(SPREAD, pause) * self._chance())
+        with self._call.waiting():
+            await asyncio.sleep(pause + min(SPREAD, pause) * self._chance())
         self._left, self._asked = None, []
         return True
 

@@ -1,13 +1,20 @@
-"""Log lines on standard error: readable ones. One line per request, with its id; never content, keys or raw paths."""
+"""Log lines on standard error: for people on a terminal, JSON for machines. One line per request, with its id; never
+content, keys or raw paths."""
 
 from __future__ import annotations
 
+import datetime
 import logging
 import sys
+from typing import Literal, TypeAlias
+
+import msgspec
 
 from aicore_proxy.gateway.record import Record
 
 access = logging.getLogger("aicore_proxy.access")
+
+Form: TypeAlias = Literal["auto", "json", "text"]
 
 
 class OneLine(logging.Formatter):
@@ -18,18 +25,99 @@ class OneLine(logging.Formatter):
         return "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
 
 
-def set_up(level: str) -> None:
-    """Sends all log lines of the process to standard error."""
+class JsonLines(logging.Formatter):
+    """A record is one JSON object, its traceback a member; what a request's line tells are members of their own."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        when = datetime.datetime.fromtimestamp(record.created, datetime.UTC)
+        line: dict[str, object] = {
+            "time": when.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+        }
+        request = getattr(record, "request", None)
+        line["message"] = "request" if request is not None else record.getMessage()
+        if request is not None:
+            line |= request
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return msgspec.json.encode(line, enc_hook=str).decode()
+
+
+def set_up(level: str, form: Form = "auto") -> None:
+    """Sends all log lines of the process to standard error: as text or JSON; ``auto``: text on a terminal."""
     writer = logging.StreamHandler(sys.stderr)
-    writer.setFormatter(OneLine("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
+    text = form == "text" or (form == "auto" and sys.stderr.isatty())
+    writer.setFormatter(OneLine("%(asctime)s %(levelname)-7s %(name)s: %(message)s") if text else JsonLines())
     root = logging.getLogger()
     root.handlers[:] = [writer]
     root.setLevel(logging.WARNING)
     logging.getLogger("aicore_proxy").setLevel(level.upper())
 
 
+def log_request(record: Record) -> None:
+    """Writes the one line of a request."""
+    if access.isEnabledFor(logging.INFO):
+        access.info("%s", Line(record), extra={"request": members_of(record)})
+
+
+class Line:
+    """A request's line as text, made when it is written."""
+
+    __slots__ = ("_record",)
+
+    def __init__(self, record: Record) -> None:
+        self._record = record
+
+    def __str__(self) -> str:
+        return line_of(self._record)
+
+
+def members_of(record: Record) -> dict[str, object]:
+    """A request as members of a JSON line. Times in milliseconds; what is not known is left out."""
+    members: dict[str, object] = {
+        "id": record.request_id,
+        "key": record.key_name,
+        "protocol": record.protocol,
+        "endpoint": record.route,
+        "status": record.status,
+        "outcome": outcome_of(record),
+        "duration_ms": millis(record.duration),
+        "overhead_ms": millis(record.overhead),
+        "first_token_ms": millis(record.first_content),
+        "stream": record.stream,
+        "model": record.model,
+    }
+    if (serving := record.serving) is not None:
+        members |= {
+            "deployment": serving.deployment.id,
+            "subaccount": serving.deployment.subaccount,
+            "relayed": serving.relayed,
+            "affinity": None if serving.warm is None else "hit" if serving.warm else "miss",
+            "dropped": [loss.field for loss in serving.losses] or None,
+            "attempts": [
+                {
+                    "deployment": str(attempt.deployment),
+                    "outcome": attempt.outcome.value if attempt.outcome is not None else "open",
+                    "reason": attempt.reason[:64] or None,
+                    "duration_ms": millis(attempt.ended - attempt.started) if attempt.ended else None,
+                }
+                for attempt in record.attempts
+            ],
+        }
+    if (usage := record.usage) is not None:
+        members["tokens"] = {
+            "input": usage.input,
+            "output": usage.output,
+            "cache_read": usage.cache_read,
+            "cache_write": usage.cache_write,
+            "reasoning": usage.reasoning,
+        }
+    return {name: value for name, value in members.items() if value is not None and value != ""}
+
+
 def line_of(record: Record) -> str:
-    """A request in one line."""
+    """A request in one line, for people."""
     words = [record.route, str(record.status), f"{record.duration * 1000:.0f}ms", f"id={record.request_id}"]
     if record.model:
         words.append(f"model={record.model}")
@@ -39,8 +127,24 @@ def line_of(record: Record) -> str:
         words.append(f"key={record.key_name}")
     for attempt in record.attempts:
         outcome = attempt.outcome.value if attempt.outcome else "open"
-        why = f":{attempt.reason}" if attempt.reason else ""
+        why = f":{attempt.reason[:64]}" if attempt.reason else ""
         words.append(f"{attempt.deployment}={outcome}{why}")
-    if record.kind:
-        words.append(f"error={record.kind}")
+    if (usage := record.usage) is not None:
+        cached = f"(cached={usage.cache_read})" if usage.cache_read else ""
+        words.append(f"tokens={usage.input}{cached}+{usage.output}")
+    if record.first_content is not None:
+        words.append(f"first={record.first_content * 1000:.0f}ms")
+    if record.overhead is not None:
+        words.append(f"overhead={record.overhead * 1000:.1f}ms")
+    if record.kind or record.left:
+        words.append(f"error={outcome_of(record)}")
     return " ".join(words)
+
+
+def outcome_of(record: Record) -> str:
+    """``ok``, the Fault's kind, or ``client_left:`` and where."""
+    return f"client_left:{record.left}" if record.left else record.kind or "ok"
+
+
+def millis(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds * 1000, 2)

@@ -3,11 +3,48 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Mapping
+from typing import Concatenate, ParamSpec
 
 from aicore_proxy.gateway.call import Attempt, Call
-from aicore_proxy.gateway.record import Record
-from aicore_proxy.telemetry.logs import access, line_of
+from aicore_proxy.gateway.record import CLIENT_GONE, Record
+from aicore_proxy.protocol.neutral import Usage
+from aicore_proxy.routing.outcome import Outcome
+from aicore_proxy.telemetry.logs import access, log_request
 from aicore_proxy.telemetry.metrics import Metrics
+
+log = logging.getLogger("aicore_proxy.telemetry")
+
+P = ParamSpec("P")
+
+OPERATIONS = {"/v1/embeddings": "embeddings"}
+"""By route; all others are ``chat``: OpenTelemetry's ``gen_ai.operation.name``."""
+PROVIDERS: Mapping[str, str] = {
+    "azure-openai": "azure.ai.openai",
+    "aws-bedrock": "aws.bedrock",
+    "gcp-vertexai": "gcp.vertex_ai",
+}
+"""OpenTelemetry's ``gen_ai.provider.name`` by SAP's executable; another executable stands for itself."""
+REASONS: Mapping[Outcome, str] = {
+    Outcome.THROTTLED: "throttled",
+    Outcome.TIMEOUT: "timeout",
+    Outcome.UNAUTHORIZED: "unauthorized",
+    Outcome.UNAVAILABLE: "unavailable",
+}
+
+
+def harmless(
+    told: Callable[Concatenate[Telemetry, P], None],
+) -> Callable[Concatenate[Telemetry, P], None]:
+    """An observer's bug is its own: it is logged, and the request goes on."""
+
+    def guarded(self: Telemetry, /, *args: P.args, **more: P.kwargs) -> None:
+        try:
+            told(self, *args, **more)
+        except Exception:
+            log.exception("Telemetry failed")
+
+    return guarded
 
 
 class Telemetry:
@@ -16,22 +53,111 @@ class Telemetry:
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
 
+    @harmless
+    def streaming(self, change: int) -> None:
+        """A streamed answer begins or has ended."""
+        self._metrics.open_streams.inc(change)
+
+    @harmless
     def attempted(self, call: Call, attempt: Attempt) -> None:
         """An attempt ended."""
-        if attempt.outcome is not None:
-            self._metrics.upstream_attempts.labels(attempt.outcome.value).inc()
+        if attempt.outcome is None:
+            return
+        metrics, place = self._metrics, attempt.deployment
+        metrics.upstream_attempts.labels(place.subaccount, place.model, attempt.outcome.value).inc()
+        operation = "embeddings" if call.embeds else "chat"
+        failed = "" if attempt.outcome is Outcome.OK else attempt.kind or attempt.outcome.value
+        took = attempt.ended - attempt.started
+        metrics.gen_ai_attempt.labels(operation, provider_of(attempt), place.model, failed).observe(took)
+        if attempt.first_content:
+            metrics.first_token.labels(place.model, place.subaccount).observe(attempt.first_content - attempt.started)
 
+    @harmless
     def failed_over(self, call: Call, reason: str) -> None:
         """The next deployment is asked."""
-        self._metrics.failovers.labels(reason).inc()
+        self._metrics.failovers.labels(reason_of(call.attempts[-1])).inc()
         if access.isEnabledFor(logging.DEBUG):
             access.debug("Failover of %s: %s", call.id, reason)
 
+    @harmless
     def finished(self, record: Record) -> None:
         """A request ended."""
-        status_class = f"{record.status // 100}xx"
-        self._metrics.requests.labels(record.protocol, status_class).inc()
-        if record.status == 499:
-            self._metrics.client_disconnects.inc()
-        if access.isEnabledFor(logging.INFO):
-            access.info("%s", line_of(record))
+        metrics = self._metrics
+        metrics.requests.labels(record.protocol, record.route, str(record.status)).inc()
+        metrics.duration.labels(record.protocol, record.route).observe(record.duration)
+        if record.overhead is not None:
+            metrics.overhead.labels(record.protocol).observe(record.overhead)
+        if record.key_name:
+            key = metrics.key_names(record.key_name)
+            metrics.key_requests.labels(key, f"{record.status // 100}xx").inc()
+        if record.status == CLIENT_GONE:
+            self._left(record)
+        elif record.kind and not record.attempts:
+            metrics.rejected.labels(record.kind).inc()
+        elif record.kind and record.status == 200:
+            metrics.stream_errors.labels(record.kind).inc()
+        if record.serving is not None:
+            self._called(record, record.serving)
+        log_request(record)
+
+    def _left(self, record: Record) -> None:
+        self._metrics.client_disconnects.labels(record.left).inc()
+        if record.left == "streaming" and record.serving is not None:
+            self._metrics.disconnect_tokens.observe(tokens_seen(record.serving))
+
+    def _called(self, record: Record, serving: Attempt) -> None:
+        """A model was called."""
+        metrics = self._metrics
+        if serving.warm is not None:
+            metrics.affinity.labels("hit" if serving.warm else "miss").inc()
+        model = (OPERATIONS.get(record.route, "chat"), provider_of(serving), record.model)
+        failed = "client_left" if record.status == CLIENT_GONE else record.kind
+        metrics.gen_ai_request.labels(*model, failed).observe(record.duration)
+        if record.first_content is not None:
+            metrics.gen_ai_first_token.labels(*model).observe(record.first_content)
+        usage = serving.usage
+        if usage is None:
+            if not failed:
+                metrics.uncounted.labels(record.model).inc()
+            return
+        if record.first_content is not None and not failed and usage.output > 1:
+            metrics.gen_ai_per_token.labels(*model).observe(record.content / (usage.output - 1))
+        metrics.gen_ai_tokens.labels(*model, "input").observe(usage.input)
+        metrics.gen_ai_tokens.labels(*model, "output").observe(usage.output)
+        key = metrics.key_names(record.key_name)
+        for kind, tokens in kinds_of(usage).items():
+            if tokens:
+                metrics.tokens.labels(record.model, serving.deployment.subaccount, kind).inc(tokens)
+                metrics.key_tokens.labels(key, kind).inc(tokens)
+
+
+def kinds_of(usage: Usage) -> dict[str, int]:
+    """Tokens by kind: ``input`` and ``output`` are all of them, the others are among these."""
+    return {
+        "input": usage.input,
+        "output": usage.output,
+        "cache_read": usage.cache_read,
+        "cache_write": usage.cache_write,
+        "reasoning": usage.reasoning,
+    }
+
+
+def tokens_seen(attempt: Attempt) -> int:
+    """Output tokens of a stream that was left: what the model had counted by then, else an event for a token."""
+    return max(attempt.usage.output if attempt.usage is not None else 0, attempt.events)
+
+
+def reason_of(attempt: Attempt) -> str:
+    """Why another deployment was asked after ``attempt``: one of a closed set, whatever the upstream's words."""
+    if attempt.no_token:
+        return "token"
+    if attempt.missing:
+        return "missing"
+    if attempt.edge:
+        return "connect"
+    return REASONS.get(attempt.outcome, "other") if attempt.outcome is not None else "other"
+
+
+def provider_of(attempt: Attempt) -> str:
+    executable = attempt.deployment.executable
+    return PROVIDERS.get(executable, executable)

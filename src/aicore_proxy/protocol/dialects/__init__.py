@@ -11,7 +11,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from aicore_proxy.protocol.fault import Fault
-from aicore_proxy.protocol.neutral import Encoded, Event, Json, Request, Response, Undo
+from aicore_proxy.protocol.neutral import Encoded, Event, Json, Request, Response, Undo, Usage
 from aicore_proxy.protocol.profiles import Profile
 from aicore_proxy.protocol.seal import Sealer
 
@@ -83,7 +83,8 @@ class Dialect(Struct, frozen=True):
     ``decode_fault(status, headers, body)`` reads an error answer's JSON body (already known to be an object) or None
     if it is not of this dialect. ``encode_fault(fault, request_id)`` is (status, body). ``answers``: top-level members
     one of which every whole answer has. ``ending``: the frames that end an orderly stream, where the dialect has any
-    (``message_stop``, ``[DONE]``).
+    (``message_stop``, ``[DONE]``). ``decode_usage``: the tokens that a whole answer counts, of those of its top-level
+    members that ``counts`` names.
     """
 
     name: str
@@ -102,3 +103,5 @@ class Dialect(Struct, frozen=True):
     answers: tuple[str, ...] = ()
     ending: bytes = b""
     request_id_header: str = "x-request-id"
+    counts: tuple[str, ...] = ("usage",)
+    decode_usage: Callable[[Mapping[str, Json]], Usage | None] = lambda _: None

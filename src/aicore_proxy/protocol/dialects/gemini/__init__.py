@@ -13,6 +13,7 @@ from aicore_proxy.protocol.dialects.gemini.response import (
     decode_response,
     encode_fault,
     encode_response,
+    usage_of,
 )
 from aicore_proxy.protocol.dialects.gemini.stream import KEEPALIVE, Decoder, Encoder, framed
 from aicore_proxy.protocol.dialects.gemini.wire import HOME, NAME
@@ -32,6 +33,8 @@ DIALECT = Dialect(
     keepalive=KEEPALIVE,
     notable=(b'"usageMetadata"', b'"finishReason"', b'"promptFeedback"', b'"functionCall"', b'"error"'),
     answers=("candidates", "promptFeedback"),
+    counts=("usageMetadata", "usage_metadata"),
+    decode_usage=usage_of,
 )
 
 __all__ = ["DIALECT", "FIELDS", "NAME"]

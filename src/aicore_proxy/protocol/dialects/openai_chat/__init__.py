@@ -15,6 +15,7 @@ from aicore_proxy.protocol.dialects.openai_chat.request import decode_request
 from aicore_proxy.protocol.dialects.openai_chat.response import decode_response, encode_response
 from aicore_proxy.protocol.dialects.openai_chat.stream import ChatDecoder
 from aicore_proxy.protocol.dialects.openai_chat.stream_encoder import ENDING, ChatEncoder, framed
+from aicore_proxy.protocol.dialects.openai_chat.usage import decode_usage
 
 __all__ = ["DIALECT", "NAME"]
 
@@ -36,4 +37,5 @@ DIALECT = Dialect(
     notable=(b'"usage":{', b'"finish_reason":"', b'"error"', b'{"message"', b"[DONE]"),
     answers=("choices",),
     ending=ENDING,
+    decode_usage=lambda answer: decode_usage(answer.get("usage")),
 )
