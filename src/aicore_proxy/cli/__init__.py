@@ -6,6 +6,7 @@ import click
 
 from aicore_proxy import __version__
 from aicore_proxy.cli.completion import completion
+from aicore_proxy.cli.doctor.command import doctor
 from aicore_proxy.cli.health import health
 from aicore_proxy.cli.serve import run, serve
 from aicore_proxy.cli.simulate import simulate
@@ -20,5 +21,6 @@ def main() -> None:
 main.add_command(run)
 main.add_command(serve)
 main.add_command(simulate)
+main.add_command(doctor)
 main.add_command(health)
 main.add_command(completion)

@@ -1,0 +1,136 @@
+"""The command ``doctor``."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import NoReturn
+
+import click
+
+from aicore_proxy.cli.demo import simulated
+from aicore_proxy.cli.doctor.examination import Prepared, Wanted, abroad, at_home
+from aicore_proxy.cli.doctor.finding import Finding, Section
+from aicore_proxy.cli.doctor.report import document, printed, summary
+from aicore_proxy.cli.terminal import Terminal, out
+
+INTERRUPTED = 130
+
+
+@click.command()
+@click.option("--config", "file", type=click.Path(dir_okay=False, path_type=Path), help="The configuration file.")
+@click.option("--model", "models", multiple=True, help="Call only models that meet this pattern (several times).")
+@click.option("--no-calls", is_flag=True, help="Call no model.")
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@click.option("--demo", is_flag=True, help="Look at the embedded simulator instead of an account.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0, min_open=True),
+    default=20.0,
+    show_default=True,
+    help="Seconds that one step may take.",
+)
+@click.option(
+    "--deadline",
+    type=click.FloatRange(0, min_open=True),
+    default=120.0,
+    show_default=True,
+    help="Seconds that all of it may take.",
+)
+def doctor(
+    file: Path | None,
+    models: tuple[str, ...],
+    no_calls: bool,
+    as_json: bool,
+    demo: bool,
+    timeout: float,
+    deadline: float,
+) -> None:
+    """Find out what does not work, and what to do about it.
+
+    Looks at this machine, then, for every service key, at the way to SAP, the token, resource groups, deployments and
+    retirement dates, and asks every deployment for a few words in each protocol. Such a call costs some 30 tokens;
+    --no-calls leaves them out. No secret is printed. Exit code 0: nothing failed (there may be warnings); 1: something
+    did.
+    """
+    with simulated(0) if demo else nullcontext(("", None)) as (_, keys):
+        code = _examine(Wanted(file, keys, timeout, deadline, not no_calls, models), as_json=as_json)
+    sys.exit(code)
+
+
+def _examine(wanted: Wanted, *, as_json: bool) -> int:
+    """Looks, prints, and gives the exit code."""
+    began = time.monotonic()
+    screen = Screen(out(), quiet=as_json)
+    here = Section("machine", "")
+    prepared = at_home(here, wanted)
+    screen.section(here)
+    sections, complete = [here], True
+    if prepared is not None:
+        more, complete = _travel(prepared, wanted, screen)
+        sections += more
+    seconds = time.monotonic() - began
+    if as_json:
+        click.echo(json.dumps(document(sections, seconds, complete=complete), indent=2))
+    else:
+        for line in summary(sections, seconds, screen.terminal):
+            click.echo(line, color=screen.terminal.colours)
+    code = int(any(section.count("failure") for section in sections))
+    if not complete:
+        _leave(code)
+    return code
+
+
+def _travel(prepared: Prepared, wanted: Wanted, screen: Screen) -> tuple[Sequence[Section], bool]:
+    """``asyncio.run`` waits minutes at its end for a thread that resolves a name: so not where time ran out."""
+    runner = asyncio.Runner()
+    try:
+        sections, complete = runner.run(abroad(prepared, wanted, screen.section, screen.progress))
+    except KeyboardInterrupt:
+        screen.clear()
+        click.echo("Interrupted.", err=True)
+        _leave(INTERRUPTED)
+    if complete:
+        runner.close()
+    return sections, complete
+
+
+def _leave(code: int) -> NoReturn:
+    """Ends the process without waiting for threads that hang in the resolver."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+class Screen:
+    """Prints sections as they come, and meanwhile one line that is written over. Owns that line."""
+
+    def __init__(self, terminal: Terminal, *, quiet: bool) -> None:
+        self.terminal = terminal
+        self._quiet = quiet
+        self._live = not quiet and terminal.live and sys.stderr.isatty()
+        self._made = 0
+
+    def section(self, section: Section) -> None:
+        self.clear()
+        if not self._quiet:
+            for line in printed(section, self.terminal):
+                click.echo(line, color=self.terminal.colours)
+
+    def progress(self, finding: Finding) -> None:
+        """That something goes on."""
+        self._made += 1
+        if self._live:
+            said = f"{self._made} looked at: {finding.subject}"
+            shown = self.terminal.shown(said)[: self.terminal.width - 1]
+            click.echo(f"\r\x1b[K{shown}", nl=False, err=True, color=True)
+
+    def clear(self) -> None:
+        if self._live and self._made:
+            click.echo("\r\x1b[K", nl=False, err=True, color=True)
