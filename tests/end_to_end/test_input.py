@@ -223,5 +223,5 @@ def test_logs_name_the_route_and_no_secret(proxy: Proxy, simulator: Simulator) -
 
     text = "".join(proxy.lines)
     secrets = [KEY, secret, *(key["clientsecret"] for key in simulator.service_keys().values())]
-    assert "/v1/chat/completions 200" in text
+    assert '"endpoint":"/v1/chat/completions","status":200' in text
     assert not [s for s in secrets if s in text.replace(KEY, "", 0)]

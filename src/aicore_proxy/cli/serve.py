@@ -90,7 +90,7 @@ def run(**options: Any) -> None:
 def _serve(loaded: Loaded, found: Found, options: dict[str, Any], demo: Sequence[str] = ()) -> None:
     """``demo``: what is told of it; empty: it is none."""
     settings = loaded.settings
-    logs.set_up(settings.log_level)
+    logs.set_up(settings.log_level, settings.log_format)
     made = _made_key(settings)
     try:
         configuration = configuration_of(loaded, found.keys, os.environ, default_key(made), direct=bool(demo))

@@ -143,6 +143,12 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     """Attempts beyond the first at deployments that failed last, as a share of the model's requests of 10 seconds."""
     retry_always: float = 10.0
     """Such attempts allowed besides, per second."""
+    deployment_limit: int = 0
+    """Requests in flight at each deployment, at most; 0: no limit. ``routing.limits`` sets others for some."""
+    queue_length: int = 256
+    """Requests that may wait, per model, while its deployments have as many as they may have."""
+    queue_wait: float = 30.0
+    """How long they may wait."""
     hold: float = 10.0
     """How long a stream's status is held back while nothing has come: until then a fault is a status."""
     keepalive: float = 15.0
@@ -173,6 +179,8 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     """Whether the OpenAPI page is served (at /docs)."""
     log_level: str = "info"
     """``debug``, ``info``, ``warning`` or ``error``."""
+    log_format: str = "auto"
+    """``json``, ``text``, or ``auto``: text on a terminal, else JSON."""
     resource_groups: tuple[str, ...] = ()
     """Resource groups that are read, of subaccounts that name none themselves. Empty: all that a key may see."""
     trusted_proxies: tuple[str, ...] = ()
@@ -203,13 +211,15 @@ def unfit(settings: Settings) -> Iterator[tuple[str, str]]:
     for name in ("port", "simulator_port"):
         if not 0 <= getattr(settings, name) <= 65535:
             yield name, "must be between 0 and 65535"
-    for name, least in (("body_limit", 1024), ("head_limit", 1024), ("max_attempts", 1), ("breaker_failures", 1)):
+    for name, least in (("body_limit", 1024), ("head_limit", 1024), ("max_attempts", 1), ("queue_length", 0), ("deployment_limit", 0), ("breaker_failures", 1)):
         if getattr(settings, name) < least:
             yield name, f"must be at least {least}"
     if not 1 <= settings.workers <= 256:
         yield "workers", "must be between 1 and 256"
     if settings.log_level not in ("debug", "info", "warning", "error"):
         yield "log_level", "must be debug, info, warning or error"
+    if settings.log_format not in ("auto", "json", "text"):
+        yield "log_format", "must be auto, json or text"
     if settings.strategy not in STRATEGIES:
         yield "strategy", f"must be one of {', '.join(STRATEGIES)}"
     if not 0 < settings.breaker_error_share <= 1:

@@ -33,7 +33,7 @@ DEFAULT_KEY = "default"
 FIXED = (
     *("host", "port", "workers", "tls_certificate", "tls_key", "head_timeout", "head_limit", "idle_timeout"),
     *("stuck_timeout", "pool_idle", "cors_origins", "openapi", "log_level", "simulator_port", "drain_delay"),
-    *("drain_timeout", "snapshot"),
+    *("drain_timeout", "snapshot", "log_format"),
 )
 """Settings that take effect at the start only."""
 

@@ -226,9 +226,9 @@ async def work(descriptor: int) -> None:
     start = await anext(messages, None)
     if not isinstance(start, Start):
         return  # the parent ended meanwhile
-    logs.set_up(start.log_level)
-    listen.raise_descriptor_limit()
     configuration = msgspec.json.decode(start.configuration, type=Configuration)
+    logs.set_up(start.log_level, configuration.settings.log_format)
+    listen.raise_descriptor_limit()
     peers = Siblings(channel)
     worker = Worker(channel, start, Proxy(configuration, peers), peers)
     await worker.live(messages, accepting=start.accepting)

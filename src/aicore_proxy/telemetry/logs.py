@@ -6,15 +6,12 @@ from __future__ import annotations
 import datetime
 import logging
 import sys
-from typing import Literal, TypeAlias
 
 import msgspec
 
 from aicore_proxy.gateway.record import Record
 
 access = logging.getLogger("aicore_proxy.access")
-
-Form: TypeAlias = Literal["auto", "json", "text"]
 
 
 class OneLine(logging.Formatter):
@@ -44,7 +41,7 @@ class JsonLines(logging.Formatter):
         return msgspec.json.encode(line, enc_hook=str).decode()
 
 
-def set_up(level: str, form: Form = "auto") -> None:
+def set_up(level: str, form: str = "auto") -> None:
     """Sends all log lines of the process to standard error: as text or JSON; ``auto``: text on a terminal."""
     writer = logging.StreamHandler(sys.stderr)
     text = form == "text" or (form == "auto" and sys.stderr.isatty())
