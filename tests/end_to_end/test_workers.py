@@ -25,6 +25,14 @@ import pytest
 from tests.end_to_end.asking import CLAUDE, GPT, PATHS, body, events, simulate
 from tests.end_to_end.conftest import KEY, Proxy, Simulator, environment, running_proxy, started, stopped
 
+from aicore_proxy.config.settings import Settings
+from aicore_proxy.gateway.keys import client_key
+from aicore_proxy.sap.credentials import service_key
+from aicore_proxy.server import listen
+from aicore_proxy.server.configuration import Configuration
+from aicore_proxy.server.stopping import Urgency
+from aicore_proxy.server.workers import Workers
+
 COMMAND = [sys.executable, "-m", "aicore_proxy"]
 HEADERS = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
 
@@ -394,6 +402,34 @@ async def test_a_killed_parent_leaves_no_worker(tmp_path: Path, simulator: Simul
     assert not alive
     assert took < 4
     assert all(text is not None and "shutting_down" in text for text in ends)
+
+
+@pytest.mark.timed
+async def test_a_worker_whose_loop_stands_still_is_killed_and_replaced(tmp_path: Path, simulator: Simulator) -> None:
+    """Run with 1.5 s instead of 30."""
+    simulator.clear()
+    keys = tuple(service_key(raw, name, "the simulator") for name, raw in simulator.service_keys().items())
+    configuration = Configuration(Settings(), (client_key("default", KEY),), keys, direct=True)
+    slots = listen.bind_slots("127.0.0.1", 0, 2)
+    workers = Workers(slots, configuration, log_level="error", drain_delay=0.01, drain_timeout=1, hung_after=1.5)
+    running = asyncio.create_task(workers.run())
+    await asyncio.wait_for(workers.first_ready.wait(), 20)
+    first, second = (
+        child.pid for child in psutil.Process().children() if "aicore_proxy.server.worker" in child.cmdline()
+    )
+    await asyncio.sleep(2)
+    os.kill(first, signal.SIGSTOP)
+    stopped_at = time.monotonic()
+    await asyncio.to_thread(wait_until, lambda: not psutil.pid_exists(first))
+    took = time.monotonic() - stopped_at
+    workers.first_ready.clear()
+    await asyncio.wait_for(workers.first_ready.wait(), 20)
+    assert psutil.pid_exists(second)
+    workers.stopping.ask(Urgency.NOW)
+    await asyncio.wait_for(running, 5)
+
+    assert 1 < took < 4
+    assert not psutil.pid_exists(second)
 
 
 def test_a_port_that_other_workers_listen_on_is_taken(tmp_path: Path, simulator: Simulator) -> None:
