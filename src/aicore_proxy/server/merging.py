@@ -15,7 +15,8 @@ from aicore_proxy.server.channel import Family
 ADDED = ("_requests", "_streams", "_connections", "_clients", "_bytes", "_fds", "_tasks", "_permits", "_waiting")
 """Endings of gauges that count what is there now: the sum is the truth. Of others (a lag, an age, a state) the largest
 value is."""
-EARLIEST = ("_created", "process_start_time_seconds")
+SMALLEST = ("_created", "process_start_time_seconds", "_success")
+"""Endings of those whose smallest value is: when something began, whether all went well."""
 LASTING = ("counter", "histogram", "summary")
 """Kinds that outlive the process that counted."""
 
@@ -54,7 +55,7 @@ def merged(processes: Iterable[Sequence[Family]]) -> tuple[Family, ...]:
 
 
 def _together(name: str, kind: str, one: float, other: float) -> float:
-    if name.endswith(EARLIEST):
+    if name.endswith(SMALLEST):
         return min(one, other)
     if kind in LASTING or name.endswith(ADDED):
         return one + other

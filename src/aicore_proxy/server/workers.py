@@ -11,6 +11,8 @@ import logging
 import os
 import socket
 import sys
+import time
+from collections.abc import Iterator
 from itertools import count
 
 from aicore_proxy.server import listen
@@ -152,6 +154,7 @@ class Workers:
         self._gathering: dict[int, Gathering] = {}
         self._numbers = count(1)
         self._departed: tuple[Family, ...] = ()
+        self._reloads: tuple[bool, float] | None = None
         self._ends: dict[str, int] = {"crash": 0, "hung": 0, "restart": 0}
 
     @property
@@ -353,7 +356,21 @@ class Workers:
         return (
             Family(name, "gauge", "Worker processes", samples),
             Family(ends, "counter", "Worker processes that ended: crashed or killed, hung, restarted", ended),
+            *self._reload_families(),
         )
+
+    def _reload_families(self) -> Iterator[Family]:
+        """How the last reload went. Workers tell the same of themselves, but hear only of configurations that are
+        good."""
+        if self._reloads is not None:
+            for ending, value in zip(("success", "timestamp_seconds"), self._reloads, strict=True):
+                name = f"aicore_proxy_config_last_reload_{ending}"
+                yield Family(name, "gauge", "", ((name, (), float(value)),))
+
+    def reloaded(self, taken: bool) -> None:
+        """The configuration was read again: whether it is good."""
+        before = self._reloads[1] if self._reloads is not None else 0.0
+        self._reloads = taken, time.time() if taken else before
 
     # --- reloading, replacing and ending
 
