@@ -42,35 +42,6 @@ EMPTY = (Text(""), Reasoning(""))
 Observe = Callable[[Event], None]
 
 
-class Pipe(Protocol):
-    """One attempt's stream. ``started``: the first content event was seen. ``finished``: the terminal event was
-    written; what comes later is ignored. ``fault``: what ended the stream; before content nothing was written of it,
-    after content its error event was. ``finishes``: why each candidate ended."""
-
-    @property
-    def started(self) -> bool: ...
-    @property
-    def finished(self) -> bool: ...
-    @property
-    def fault(self) -> Fault | None: ...
-    @property
-    def usage(self) -> Usage | None: ...
-    @property
-    def finishes(self) -> Mapping[int, FinishReason]: ...
-
-    def feed(self, chunk: bytes) -> bytes:
-        """Whole frames for the client; empty while content has not begun. Never raises a Fault."""
-        ...
-
-    def end(self) -> bytes:
-        """The upstream closed in an orderly way: what is missing of the end, or the error event."""
-        ...
-
-    def fail(self, fault: Fault) -> bytes:
-        """The error event for a fault from outside (a cut, a timeout)."""
-        ...
-
-
 class Progress:
     """How far a stream is. Owned by its pipe."""
 
@@ -123,6 +94,48 @@ class Progress:
         return None
 
 
+class Pipe(Protocol):
+    """One attempt's stream."""
+
+    _progress: Progress
+
+    @property
+    def started(self) -> bool:
+        """Whether the first content event was seen."""
+        return self._progress.started
+
+    @property
+    def finished(self) -> bool:
+        """Whether the terminal event was written; what comes later is ignored."""
+        return self._progress.finished
+
+    @property
+    def fault(self) -> Fault | None:
+        """What ended the stream; before content nothing was written of it, after content its error event was."""
+        return self._progress.fault
+
+    @property
+    def usage(self) -> Usage | None:
+        return self._progress.usage
+
+    @property
+    def finishes(self) -> Mapping[int, FinishReason]:
+        """Why each candidate ended."""
+        return self._progress.finishes
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Whole frames for the client; empty while content has not begun. Never raises a Fault."""
+        ...
+
+    def end(self) -> bytes:
+        """The upstream closed in an orderly way: what is missing of the end, or the error event."""
+        ...
+
+    def fail(self, fault: Fault) -> bytes:
+        """The error event for a fault from outside (a cut, a timeout)."""
+        ...
+
+
 class Held:
     """What is kept back until content begins. Owned by its pipe."""
 
@@ -148,7 +161,7 @@ class Held:
         return data
 
 
-class Relay:
+class Relay(Pipe):
     """The upstream speaks the client's dialect: payloads pass byte for byte, framed as the client needs it. On the side
     all of them are read until content begins, afterwards only those that hold one of ``dialect.notable``: usage, a
     finish, an error, the end. (``scripts/bench_codecs.py``: looking for these costs a third of reading every one.)"""
@@ -164,26 +177,6 @@ class Relay:
         self._unread = b""
         self._progress = Progress()
         self._held = Held()
-
-    @property
-    def started(self) -> bool:
-        return self._progress.started
-
-    @property
-    def finished(self) -> bool:
-        return self._progress.finished
-
-    @property
-    def fault(self) -> Fault | None:
-        return self._progress.fault
-
-    @property
-    def usage(self) -> Usage | None:
-        return self._progress.usage
-
-    @property
-    def finishes(self) -> Mapping[int, FinishReason]:
-        return self._progress.finishes
 
     def feed(self, chunk: bytes) -> bytes:
         if self._progress.over():
@@ -275,7 +268,7 @@ class Relay:
         return self._dialect.stream_encoder(self._answering).fail(fault, self._answering.request_id)
 
 
-class Translation:
+class Translation(Pipe):
     """The upstream speaks another dialect: frames to events, what the request needed turned back, events to frames.
     ``observe`` sees every event as the client's dialect gets it."""
 
@@ -296,26 +289,6 @@ class Translation:
         self._restore = Restoring(answering.undo, source.name, target.name, answering.fresh_id)
         self._progress = Progress()
         self._held = Held()
-
-    @property
-    def started(self) -> bool:
-        return self._progress.started
-
-    @property
-    def finished(self) -> bool:
-        return self._progress.finished
-
-    @property
-    def fault(self) -> Fault | None:
-        return self._progress.fault
-
-    @property
-    def usage(self) -> Usage | None:
-        return self._progress.usage
-
-    @property
-    def finishes(self) -> Mapping[int, FinishReason]:
-        return self._progress.finishes
 
     def feed(self, chunk: bytes) -> bytes:
         if self._progress.over():
