@@ -19,6 +19,7 @@ from msgspec import Struct
 from aicore_proxy.backends import Ask, Backend, Prepared
 from aicore_proxy.backends.refusal import empty_answer, fault_of, unreadable_answer
 from aicore_proxy.gateway.call import Attempt, Call
+from aicore_proxy.gateway.queues import Queues
 from aicore_proxy.gateway.record import Observer
 from aicore_proxy.gateway.ways import Ways
 from aicore_proxy.landscape import Deployment
@@ -26,7 +27,7 @@ from aicore_proxy.protocol.dialects import Answering, Dialect, Target
 from aicore_proxy.protocol.envelope import Envelope
 from aicore_proxy.protocol.fault import Fault, Kind
 from aicore_proxy.protocol.framing import framer_for
-from aicore_proxy.protocol.neutral import Failure, Loss, Request, Undo, Usage
+from aicore_proxy.protocol.neutral import Failure, Loss, Request, Sampling, Undo, Usage
 from aicore_proxy.protocol.pipe import Pipe, Relay, Translation, translate_response
 from aicore_proxy.protocol.profiles import profile_of
 from aicore_proxy.protocol.seal import carried, native
@@ -88,7 +89,9 @@ class Asked(Struct, frozen=True):
 
 def answering(call: Call, undo: Undo = NO_UNDO) -> Answering:
     """Whom the answer is for. A relay needs no neutral request, so none is decoded for it."""
-    request = call.__dict__.get("request") or Request(call.dialect.name, call.model, (), stream=call.stream)
+    request = call.__dict__.get("request") or Request(
+        call.dialect.name, call.model, (), sampling=Sampling(n=call.candidates), stream=call.stream
+    )
     # Not from the request's id: a client may send the same with every turn, and calls must not be taken for each other
     fresh_id = secrets.token_hex(12)
     return Answering(request, carried(call.dialect.home), undo, fresh_id, int(time.time()), call.id)
@@ -113,8 +116,10 @@ class Attempts:
         observer: Observer,
         patience: Patience,
         gone_missing: Callable[[Deployment], None],
+        queues: Queues,
     ) -> None:
         self._router = router
+        self._queues = queues
         self._backends = backends
         self._embedders = embedders
         self._dialects = dialects
@@ -171,7 +176,7 @@ class Attempts:
         raise ways.verdict()
 
     def _ways(self, call: Call) -> Ways:
-        return Ways(call, self._router, self._observer, self._patience.recovery)
+        return Ways(call, self._router, self._queues, self._observer, self._patience.recovery)
 
     async def _asked(self, call: Call, attempt: Attempt) -> Asked:
         deployment = attempt.deployment

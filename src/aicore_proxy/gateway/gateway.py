@@ -64,6 +64,13 @@ class Landscape:
         self.look_soon = look_soon
         self._left_out: set[str] = set()
 
+    def successor(self) -> Landscape:
+        """One for the requests that come from now on, with what is known here; this one stays as it is for those that
+        began with it."""
+        other = Landscape(self.look_again, self.look_soon)
+        other.catalog, other.discovered, other._left_out = self.catalog, self.discovered, self._left_out
+        return other
+
     def publish(self, catalog: Catalog) -> None:
         """A new catalog was read. What cannot be served is left out, with one log line per model."""
         deployments = catalog.deployments()

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 
 from aicore_proxy.gateway.call import Attempt, Call
+from aicore_proxy.gateway.queues import Place, Queues
 from aicore_proxy.gateway.record import Observer
 from aicore_proxy.landscape import Deployment
 from aicore_proxy.protocol.fault import Fault, Kind
@@ -33,10 +34,18 @@ class Ways:
     deployment to cool down."""
 
     def __init__(
-        self, call: Call, router: Router, observer: Observer, wait: float, chance: Callable[[], float] = random.random
+        self,
+        call: Call,
+        router: Router,
+        queues: Queues,
+        observer: Observer,
+        wait: float,
+        chance: Callable[[], float] = random.random,
     ) -> None:
         self._call = call
         self._router = router
+        self._queues = queues
+        self._place: Place | None = None
         self._observer = observer
         self._wait = wait
         self._chance = chance
@@ -46,17 +55,25 @@ class Ways:
         router.requested(call.sap_model, time.monotonic())
 
     async def following(self) -> Attempt | None:
-        """The next attempt, begun: it must be ended. None: nobody else may be asked, or there is no time."""
-        while True:
-            now = time.monotonic()
-            if self._faults and now >= self._call.deadline:
-                return None
-            following = self._next(self._query(now))
-            if following is None:
-                if not await self._recovered(self._query(now)):
+        """The next attempt, begun: it must be ended. None: nobody else may be asked, or there is no time. Raises Fault
+        where the queue is full, or it has waited there for as long as it may."""
+        try:
+            if not self._asked and self._queues.waiting(self._call.sap_model):
+                await self._queue()  # whoever waits comes first
+            while True:
+                now = time.monotonic()
+                if self._faults and now >= self._call.deadline:
                     return None
-            elif following.pause == 0 or await self._paused(following):
-                return self._begun(following.deployment)
+                following = self._next(self._query(now))
+                if following is None:
+                    if not await self._recovered(self._query(now)):
+                        return None
+                elif following.pause == 0 or await self._paused(following):
+                    return self._begun(following.deployment)
+        finally:
+            if self._place is not None:
+                self._place.leave()
+                self._place = None
 
     @property
     def open(self) -> bool:
@@ -85,6 +102,7 @@ class Ways:
             no_token=attempt.no_token,
         )
         self._router.end(permit, ending, self._query(time.monotonic()), self._call.warm_seconds)
+        self._queues.freed(permit.deployment.model)
 
     def answering(self, attempt: Attempt) -> None:
         """An attempt's answer has begun."""
@@ -127,6 +145,13 @@ class Ways:
         call.attempts.append(attempt)
         return attempt
 
+    async def _queue(self) -> None:
+        call = self._call
+        if self._place is None:
+            self._place = self._queues.enter(call.sap_model, call.caller.key_id, call.deadline)
+        with call.waiting():
+            await self._place.turn()
+
     async def _paused(self, following: Next) -> bool:
         """Waits before a place that failed lately is asked again; whether it may be asked still."""
         with self._call.waiting():
@@ -134,8 +159,13 @@ class Ways:
         return self._router.health.skip(following.deployment, time.monotonic(), self._call.read_at) is None
 
     async def _recovered(self, query: Query) -> bool:
-        """Waits for the soonest end of a cooldown, if it is near. Whether a new plan is worth a try."""
+        """Waits for the soonest end of a cooldown, if it is near, or in the queue where deployments have as many
+        requests as they may have. Whether a new plan is worth a try."""
         recovery = self._router.recovery(query, self._call.deployments, self._call.read_at)
+        if recovery is not None and recovery.reason is Reason.FULL:
+            await self._queue()
+            self._left, self._asked = None, []
+            return True
         if recovery is None or recovery.reason is not Reason.COOLDOWN:
             return False
         pause = recovery.until - query.now

@@ -149,6 +149,7 @@ class Health:
     ) -> None:
         self._limits = limits
         self._caps = caps or {}
+        self._cap: int | None = None
         self._remembers = remembers
         self._known: dict[str, _Known] = {}
         self._places: dict[str, _Place] = {}
@@ -158,9 +159,9 @@ class Health:
         self.any_tripped = False
         """Whether a breaker may be other than closed: False saves looking."""
 
-    def become(self, limits: Limits, caps: Mapping[str, int], *, remembers: bool) -> None:
-        """Takes other limits; what is known stays."""
-        self._limits, self._caps, self._remembers = limits, caps, remembers
+    def become(self, limits: Limits, caps: Mapping[str, int], cap: int | None, *, remembers: bool) -> None:
+        """Takes other limits; what is known stays. ``cap``: of deployments that ``caps`` does not name."""
+        self._limits, self._caps, self._cap, self._remembers = limits, caps, cap, remembers
         for breaker in [*(k.breaker for k in self._known.values()), *(p.breaker for p in self._places.values())]:
             breaker.limits = limits
 
@@ -184,7 +185,7 @@ class Health:
             known.gone_since = None
         if not known.breaker.admits(now):
             return Skip(Reason.BREAKER, known.breaker.recovers_at(now))
-        cap = self._caps.get(deployment.id)
+        cap = self._caps.get(deployment.id, self._cap)
         if cap is not None and known.in_flight >= cap:
             return Skip(Reason.FULL, now)
         return None

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import logging
 import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from ssl import SSLContext
 
+from msgspec import Struct
 from starlette.requests import Request
 
 from aicore_proxy.backends import Backend
@@ -18,21 +19,23 @@ from aicore_proxy.backends.azure_openai import AzureOpenAI
 from aicore_proxy.backends.gcp_vertexai import GcpVertexAI
 from aicore_proxy.config.settings import Settings, is_loopback
 from aicore_proxy.gateway.attempts import Attempts, Patience
-from aicore_proxy.gateway.exchange import Timings
+from aicore_proxy.gateway.exchange import ClientRequest, Reply, Timings
 from aicore_proxy.gateway.gateway import Gateway, Landscape
-from aicore_proxy.gateway.keys import Keys
+from aicore_proxy.gateway.keys import Keys, clashes
+from aicore_proxy.gateway.queues import QueueLimits, Queues
 from aicore_proxy.gateway.seals import SealKeeper
 from aicore_proxy.landscape import Catalog, Deployment
 from aicore_proxy.protocol.dialects import Dialect, anthropic_messages, gemini, openai_chat
 from aicore_proxy.protocol.envelope import Envelope
 from aicore_proxy.protocol.fault import Fault
+from aicore_proxy.routing.router import Router
 from aicore_proxy.sap.ai_api import AiApi
 from aicore_proxy.sap.credentials import ServiceKey
 from aicore_proxy.sap.discovery import Discovery, DiscoveryTimes
 from aicore_proxy.sap.token import TokenProvider, client_tls
 from aicore_proxy.server import asgi
 from aicore_proxy.server.application import build_application
-from aicore_proxy.server.configuration import Configuration, changes
+from aicore_proxy.server.configuration import Configuration
 from aicore_proxy.server.endpoints import Endpoints
 from aicore_proxy.server.forwarded import trusted_proxies
 from aicore_proxy.server.peers import Alone, Peers
@@ -42,8 +45,6 @@ from aicore_proxy.tasks import Supervisor
 from aicore_proxy.telemetry.metrics import Metrics
 from aicore_proxy.telemetry.observer import Telemetry
 from aicore_proxy.upstream import AiohttpUpstream, Proxies, tls_context
-
-log = logging.getLogger("aicore_proxy.configuration")
 
 DIALECTS: Mapping[str, Dialect] = {
     dialect.name: dialect for dialect in (openai_chat.DIALECT, anthropic_messages.DIALECT, gemini.DIALECT)
@@ -56,15 +57,30 @@ BACKENDS: Mapping[str, Backend] = {
 }
 
 
+FORWARDED = ("x-forwarded-for", "forwarded", "x-real-ip", "via")
+"""Fields by which a proxy tells that it asks for somebody else."""
+
+
+class Generation(Struct, frozen=True):
+    """What the requests that begin now are served with. A reload makes another one beside it and swaps the reference;
+    requests that began keep theirs."""
+
+    configuration: Configuration
+    tokens: Mapping[str, TokenProvider]
+    landscape: Landscape
+    router: Router
+    endpoints: Endpoints
+
+
 class Proxy:
     """A whole proxy. Owns its parts' lives: ``start``, ``reload`` and ``aclose`` belong to one event loop.
 
-    ``peers``: the other processes that serve on this port; None: there are none. Raises CertificateError.
+    ``peers``: the other processes that serve on this port; None: there are none. Raises CertificateError, or ValueError
+    where the certificate of a service key cannot be used.
     """
 
     def __init__(self, configuration: Configuration, peers: Peers | None = None) -> None:
-        settings = self.settings = configuration.settings
-        self.configuration = configuration
+        settings = configuration.settings
         self._peers = peers or Alone()
         self.metrics = Metrics()
         self.supervisor = Supervisor()
@@ -73,14 +89,12 @@ class Proxy:
         self._upstream = AiohttpUpstream(tls=tls_context(os.environ), proxies=proxies, keepalive=settings.pool_idle)
         self._observer = Telemetry(self.metrics)
         self._seals = SealKeeper()
+        self._queues = Queues(QueueLimits(settings.queue_length, settings.queue_wait))
         self._keys = Keys(configuration.keys)
         self.certificate = certificate_of(settings)
-        self._tokens = {
-            key.name: TokenProvider(key, self._upstream, self.supervisor, tls=client_tls(key, os.environ))
-            for key in configuration.service_keys
-        }
-        self.landscape = Landscape(self._look_again, self._look_soon)
-        self.router, self._sticky = build_router(settings)
+        contexts = contexts_of(configuration)
+        tokens = {key.name: self._token_provider(key, contexts) for key in configuration.service_keys}
+        self._now = self._generation(configuration, tokens, None)
         share(self.router.health, self._peers)
         self._discovery = Discovery(
             self._apis(),
@@ -91,13 +105,12 @@ class Proxy:
             naming=configuration.naming,
             snapshot_file=configuration.snapshot_file,
         )
-        endpoints = self._endpoints()
         self.endpoint = asgi.Endpoint(
-            endpoints,
+            self._now.endpoints,
             timings_of(settings),
             self.metrics.in_flight.inc,
             proxies=trusted_proxies(settings.trusted_proxies),
-            refuse=endpoints.refused,
+            refuse=self._refused,
         )
         self.application = build_application(
             model_api=self.endpoint,
@@ -107,6 +120,23 @@ class Proxy:
             openapi=settings.openapi,
             cors_origins=tuple(origin.strip() for origin in settings.cors_origins.split(",") if origin.strip()),
         )
+
+    @property
+    def configuration(self) -> Configuration:
+        """The one in force."""
+        return self._now.configuration
+
+    @property
+    def settings(self) -> Settings:
+        return self._now.configuration.settings
+
+    @property
+    def landscape(self) -> Landscape:
+        return self._now.landscape
+
+    @property
+    def router(self) -> Router:
+        return self._now.router
 
     def ready(self) -> bool:
         """Whether a request could be served: at least one deployment is known."""
@@ -120,7 +150,7 @@ class Proxy:
         self.supervisor.start("loop lag", self.metrics.watch_loop_lag())
         if self.certificate is not None:
             self.supervisor.start("certificate", self.certificate.watch())
-        for tokens in self._tokens.values():
+        for tokens in self._now.tokens.values():
             tokens.start()
         self._discovery.start()
 
@@ -129,43 +159,47 @@ class Proxy:
         await self._discovery.refresh_now(seconds)
 
     async def reload(self, configuration: Configuration) -> None:
-        """Takes another configuration for all requests that come from now on; those that began keep what they began
-        with. What stays the same goes on untouched: tokens, deployments, connections, breakers.
+        """Takes another configuration for all requests that come from now on. What stays the same goes on untouched:
+        tokens, deployments, connections, breakers. Settings in ``configuration.FIXED`` take no effect.
 
-        Raises ValueError, and changes nothing, where a certificate of a service key cannot be used.
+        Raises ValueError, and changes nothing, where it cannot be used.
         """
-        told, fixed = changes(self.configuration, configuration)
-        contexts = await asyncio.to_thread(
-            lambda: {key.name: client_tls(key, os.environ) for key in configuration.service_keys}
-        )
-        known = {key.name: key for key in self.configuration.service_keys}
-        tokens, begun = dict[str, TokenProvider](), list[TokenProvider]()
+        contexts = await asyncio.to_thread(contexts_of, configuration)
+        settings = configuration.settings
+        proxies = trusted_proxies(settings.trusted_proxies)
+        if problems := clashes(configuration.keys):
+            raise ValueError(" ".join(problems))
+        # From here on nothing waits and nothing fails: requests see all of it or nothing
+        before = self._now
+        known = {key.name: key for key in before.configuration.service_keys}
+        tokens: dict[str, TokenProvider] = {}
         for key in configuration.service_keys:
-            before = known.get(key.name)
-            if before is not None and client_of(before) == client_of(key):
-                tokens[key.name] = self._tokens[key.name]
-                if before != key:
-                    tokens[key.name].rotate(key, contexts[key.name])
-            else:
-                tokens[key.name] = TokenProvider(key, self._upstream, self.supervisor, tls=contexts[key.name])
-                begun.append(tokens[key.name])
-        for name, provider in self._tokens.items():
+            if (was := known.get(key.name)) is None or not was.same_subaccount(key):
+                tokens[key.name] = self._token_provider(key, contexts)
+                tokens[key.name].start()
+                continue
+            tokens[key.name] = before.tokens[key.name]
+            if was != key:
+                tokens[key.name].rotate(key, contexts[key.name])
+        for name, provider in before.tokens.items():
             if tokens.get(name) is not provider:
                 provider.stop()
-        self.configuration, self.settings, self._tokens = configuration, configuration.settings, tokens
-        for provider in begun:
-            provider.start()
+        self._now = self._generation(configuration, tokens, before)
         self._keys.replace(configuration.keys)
-        self.router, self._sticky = build_router(self.settings, self.router)
-        endpoints = self._endpoints()
-        self.endpoint.become(endpoints, timings_of(self.settings), trusted_proxies(self.settings.trusted_proxies))
-        self._discovery.reconfigure(self._apis(), configuration.scopes, configuration.naming)
-        log.info("Reloaded: %s", ", ".join(told) or "nothing changed")
-        if fixed:
-            log.warning("These take effect with the next start only: %s", ", ".join(fixed))
+        self.endpoint.become(self._now.endpoints, timings_of(settings), proxies)
+        times = DiscoveryTimes(interval=settings.discovery_interval)
+        self._discovery.reconfigure(self._apis(), configuration.scopes, configuration.naming, times)
+
+    async def aclose(self) -> None:
+        """Ends everything."""
+        await self.supervisor.aclose()
+        await self._upstream.close()
+
+    def _token_provider(self, key: ServiceKey, contexts: Mapping[str, SSLContext | None]) -> TokenProvider:
+        return TokenProvider(key, self._upstream, self.supervisor, tls=contexts[key.name])
 
     def _apis(self) -> list[AiApi]:
-        return [AiApi(key, self._upstream, self._tokens[key.name]) for key in self.configuration.service_keys]
+        return [AiApi(key, self._upstream, self._now.tokens[key.name]) for key in self.configuration.service_keys]
 
     def _publish(self, catalog: Catalog) -> None:
         self.landscape.publish(catalog)
@@ -177,27 +211,35 @@ class Proxy:
     def _look_soon(self, deployment: Deployment) -> None:
         self._discovery.refresh_soon(deployment.subaccount)
 
+    def _refused(self, request: ClientRequest, fault: Fault) -> Reply:
+        return self._now.endpoints.refused(request, fault)
+
     def _may_see_metrics(self, request: Request) -> bool:
-        """On loopback everybody here; else whoever has a client key."""
-        if is_loopback(self.settings.host):
+        """Whoever has a client key; else only this machine, and nobody for whom somebody on it forwards."""
+        peer = request.client.host if request.client is not None else ""
+        forwarded = any(request.headers.get(name) is not None for name in FORWARDED)
+        if is_loopback(peer) and not forwarded:
             return True
         key = request.headers.get("authorization", "").partition(" ")[2] or request.headers.get("x-api-key", "")
         return self._keys.knows(key.strip())
 
-    async def aclose(self) -> None:
-        """Ends everything."""
-        await self.supervisor.aclose()
-        await self._upstream.close()
-
-    def _endpoints(self) -> Endpoints:
-        """The path of a request, as the settings of now want it."""
-        settings = self.settings
+    def _generation(
+        self, configuration: Configuration, tokens: Mapping[str, TokenProvider], before: Generation | None
+    ) -> Generation:
+        """The path of a request, as a configuration wants it. ``before``: the one whose memory it takes over."""
+        settings = configuration.settings
+        if before is None:
+            landscape = Landscape(self._look_again, self._look_soon)
+            router, sticky = build_router(settings)
+        else:
+            landscape = before.landscape.successor()
+            router, sticky = build_router(settings, before.router)
         attempts = Attempts(
-            router=self.router,
+            router=router,
             backends=BACKENDS,
             embedders={"azure-openai": AZURE.embeddings},
             dialects=DIALECTS,
-            tokens=self._tokens,
+            tokens=tokens,
             upstream=self._upstream,
             observer=self._observer,
             patience=Patience(
@@ -208,18 +250,25 @@ class Proxy:
                 settings.recovery_wait,
             ),
             gone_missing=self._look_soon,
+            queues=self._queues,
         )
         gateway = Gateway(
             keys=self._keys,
-            landscape=self.landscape,
+            landscape=landscape,
             attempts=attempts,
             observer=self._observer,
             seals=self._seals,
             body_limit=settings.body_limit,
             deadline=settings.deadline,
-            sticky=self._sticky,
+            sticky=sticky,
         )
-        return Endpoints(gateway, DIALECTS, {"/v1/messages": thread_refused})
+        endpoints = Endpoints(gateway, DIALECTS, {"/v1/messages": thread_refused})
+        return Generation(configuration, tokens, landscape, router, endpoints)
+
+
+def contexts_of(configuration: Configuration) -> dict[str, SSLContext | None]:
+    """The TLS side of each token provider, by its service key's name. Reads files. Raises ValueError."""
+    return {key.name: client_tls(key, os.environ) for key in configuration.service_keys}
 
 
 def timings_of(settings: Settings) -> Timings:
@@ -232,11 +281,6 @@ def certificate_of(settings: Settings) -> Certificate | None:
     if not settings.tls_certificate:
         return None
     return Certificate(Path(settings.tls_certificate), Path(settings.tls_key) if settings.tls_key else None)
-
-
-def client_of(key: ServiceKey) -> tuple[str, str, str]:
-    """Who a service key is for SAP: with the same of these, only its secret was rotated."""
-    return key.client_id, key.token_url, key.api_url
 
 
 def thread_refused(envelope: Envelope) -> Fault | None:

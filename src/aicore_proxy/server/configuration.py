@@ -6,9 +6,9 @@ Made from settings that were loaded, and from where SAP's own SDKs find service 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -36,6 +36,9 @@ FIXED = (
     *("drain_timeout", "snapshot", "log_format"),
 )
 """Settings that take effect at the start only."""
+LISTED = ("subaccounts", "keys", "api_key")
+"""Settings whose changes are told by what becomes of them: they hold secrets."""
+T = TypeVar("T", bound=Struct)
 
 
 class Configuration(Struct, frozen=True):
@@ -137,21 +140,43 @@ def configuration_of(
 
 
 def changes(old: Configuration, new: Configuration) -> tuple[list[str], list[str]]:
-    """What a reload changes: in words, without values; and the settings among it that need a restart."""
+    """What a reload changes, in words without secrets: what takes effect, and what only a restart changes."""
     told: list[str] = []
-    before: Any
+    fixed: list[str] = []
     for field in Settings.__struct_fields__:
         before, after = getattr(old.settings, field), getattr(new.settings, field)
-        if before != after and field not in ("subaccounts", "keys", "api_key"):
-            told.append(field)
-    told += _members("key", {key.name: key for key in old.keys}, {key.name: key for key in new.keys})
-    was = {key.name: (key, old.scopes.get(key.name)) for key in old.service_keys}
-    now = {key.name: (key, new.scopes.get(key.name)) for key in new.service_keys}
-    told += _members("subaccount", was, now)
-    return told, [field for field in told if field in FIXED]
+        if before == after or field in LISTED:
+            continue
+        if field in FIXED:
+            fixed.append(field)
+        else:
+            told.append(f"{field} {before} -> {after}" if isinstance(after, int | float | str) else field)
+    keys = {key.name: key for key in old.keys}, {key.name: key for key in new.keys}
+    told += _members("key", *keys, lambda was, now: [] if was.digest == now.digest else ["another value"])
+    subaccounts = {key.name: key for key in old.service_keys}, {key.name: key for key in new.service_keys}
+    told += _members("subaccount", *subaccounts, _credentials)
+    none = Scope()
+    for name in subaccounts[0].keys() & subaccounts[1].keys():
+        differences = _different(old.scopes.get(name, none), new.scopes.get(name, none))
+        told += [f"subaccount {name}: {field}" for field in differences]
+    return told, fixed
 
 
-def _members(what: str, was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+def _members(
+    what: str, was: Mapping[str, T], now: Mapping[str, T], difference: Callable[[T, T], list[str]]
+) -> list[str]:
     told = [f"{what} {name} added" for name in now if name not in was]
     told += [f"{what} {name} removed" for name in was if name not in now]
-    return told + [f"{what} {name} changed" for name in now if name in was and was[name] != now[name]]
+    for name in now:
+        if name in was and was[name] != now[name]:
+            fields = difference(was[name], now[name]) or _different(was[name], now[name])
+            told += [f"{what} {name}: {field}" for field in fields]
+    return told
+
+
+def _credentials(was: ServiceKey, now: ServiceKey) -> list[str]:
+    return ["new credentials" if was.same_subaccount(now) else "another subaccount's credentials"]
+
+
+def _different(was: Struct, now: Struct) -> list[str]:
+    return [field for field in was.__struct_fields__ if getattr(was, field) != getattr(now, field)]

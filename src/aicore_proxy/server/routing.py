@@ -55,7 +55,7 @@ def build_router(settings: Settings, before: Router | None = None) -> tuple[Rout
     )
     routing = settings.routing
     health = before.health if before is not None else Health()
-    health.become(limits, routing.limits, remembers=settings.breakers)
+    health.become(limits, routing.limits, settings.deployment_limit or None, remembers=settings.breakers)
     affinity = before.affinity if before is not None else Affinity()
     least = LeastOutstanding(health)
     sticky = Sticky(affinity, health, least)

@@ -1,0 +1,164 @@
+"""Deployments with a limit: a bounded, fair queue with a deadline in front of them."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx2
+import pytest
+from tests.end_to_end.asking import PROTOCOLS, error_of
+from tests.reliability.conftest import running_house
+
+from aicore_proxy.gateway.queues import QueueLimits, Queues
+from aicore_proxy.protocol.fault import Fault, Kind
+
+
+@pytest.mark.timed
+def test_o02_no_deployment_gets_more_than_its_limit_and_who_waits_is_served(tmp_path: Path) -> None:
+    with running_house(tmp_path, 2, deployment_limit="3") as house:
+        house.simulator.script({"delay": 0.2})
+        most: Counter[str] = Counter()
+        done = threading.Event()
+
+        def look() -> None:
+            while not done.is_set():
+                for place in house.simulator.state()["subaccounts"].values():
+                    for deployment in place["deployments"]:
+                        most[deployment["id"]] = max(most[deployment["id"]], deployment["open"])
+                time.sleep(0.02)
+
+        looking = threading.Thread(target=look)
+        looking.start()
+        began = time.monotonic()
+        with ThreadPoolExecutor(60) as pool:
+            statuses = Counter(pool.map(lambda _: house.ask().status_code, range(60)))
+        took = time.monotonic() - began
+        done.set()
+        looking.join()
+
+        assert statuses == {200: 60}
+        assert max(most.values()) <= 3
+        assert took >= 60 / 6 * 0.2 * 0.9
+        assert took <= 60 / 6 * 0.2 + 3
+
+
+@pytest.mark.timed
+def test_o02_o03_a_full_queue_and_a_long_wait_end_in_an_overload(tmp_path: Path) -> None:
+    with running_house(tmp_path, 1, deployment_limit="1", queue_length="2", queue_wait="1") as house:
+        house.simulator.script({"delay": 3, "at": ["sub-0"]})
+        before = house.received()
+        with ThreadPoolExecutor(10) as pool:
+            first = pool.submit(house.ask)
+            while house.simulator.state()["open"] == 0:
+                time.sleep(0.01)
+            began = time.monotonic()
+            waiting = [pool.submit(house.ask) for _ in range(2)]
+            time.sleep(0.2)
+            for protocol in PROTOCOLS:
+                asked = time.monotonic()
+                answer = house.ask(protocol)
+                assert time.monotonic() - asked < 0.5
+                assert answer.status_code == (503 if protocol == "chat" else 529)
+                assert 1 <= int(answer.headers["retry-after"]) <= 30
+                assert "as many requests as it may" in error_of(protocol, answer)["message"]
+            assert [w.result().status_code for w in waiting] == [503, 503]
+            assert 0.9 <= time.monotonic() - began <= 2.5
+            assert first.result().status_code == 200
+        assert house.since(before)["sub-0"] == 1
+
+
+@pytest.mark.timed
+def test_a_client_that_leaves_the_queue_frees_its_place(tmp_path: Path) -> None:
+    with running_house(tmp_path, 1, deployment_limit="1", queue_length="1") as house:
+        house.simulator.script({"delay": 2})
+        with ThreadPoolExecutor(4) as pool:
+            first = pool.submit(house.ask)
+            while house.simulator.state()["open"] == 0:
+                time.sleep(0.01)
+            with pytest.raises(httpx2.TimeoutException):
+                house.proxy.http.post(
+                    "/v1/chat/completions",
+                    json={"model": "gpt-5", "messages": [{"role": "user", "content": "Hello!"}]},
+                    timeout=0.3,
+                )
+            second = pool.submit(house.ask)
+            assert first.result().status_code == 200
+            assert second.result().status_code == 200
+
+
+def test_a_throttled_model_with_a_limit_still_ends_in_a_throttle(tmp_path: Path) -> None:
+    with running_house(tmp_path, 2, deployment_limit="5", recovery_wait="0") as house:
+        house.simulator.script({"status": 429, "retry_after": 45})
+        assert {house.ask().status_code for _ in range(3)} == {429}
+
+
+# The queue itself, with a clock that the test owns
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+async def woken(places: dict[str, object], queues: Queues, count: int) -> list[str]:
+    """Who has a turn, in order, each leaving with it."""
+    order = []
+    for _ in range(count):
+        queues.freed("m")
+        name = next(name for name, place in places.items() if place._woken.is_set())  # type: ignore[attr-defined]
+        order.append(name)
+        place = places.pop(name)
+        place._woken.clear()  # type: ignore[attr-defined]
+        place.leave()  # type: ignore[attr-defined]
+    return order
+
+
+async def test_p10_turns_go_over_the_keys() -> None:
+    queues = Queues(QueueLimits(), Clock())
+    places: dict[str, object] = {f"loud-{n}": queues.enter("m", "loud", 100.0) for n in range(20)}
+    places |= {f"quiet-{n}": queues.enter("m", "quiet", 100.0) for n in range(2)}
+
+    order = await woken(places, queues, 6)
+
+    assert order == ["loud-0", "quiet-0", "loud-1", "quiet-1", "loud-2", "loud-3"]
+    assert queues.waiting("m") == 16
+
+
+async def test_once_the_oldest_waits_long_the_newest_goes_first() -> None:
+    clock = Clock()
+    queues = Queues(QueueLimits(), clock)
+    places: dict[str, object] = {}
+    for n in range(4):
+        clock.now = float(n)
+        places[f"{n}"] = queues.enter("m", "one", 100.0)
+    clock.now = 6.0
+
+    assert await woken(places, queues, 1) == ["3"]
+    clock.now = 100.0
+    rest = places["0"]
+    with pytest.raises(Fault) as refused:
+        await rest.turn()  # type: ignore[attr-defined]
+    assert refused.value.kind is Kind.OVERLOADED
+
+
+async def test_a_turn_that_is_not_used_goes_to_the_next() -> None:
+    queues = Queues(QueueLimits(), Clock())
+    first, second = queues.enter("m", "a", 100.0), queues.enter("m", "b", 100.0)
+    queues.freed("m")
+
+    first.leave()
+
+    await asyncio.wait_for(second.turn(), 0.5)
+    second.leave()
+    assert queues.waiting("m") == 0
+    with pytest.raises(Fault):
+        for _ in range(1000):
+            queues.enter("m", "c", 100.0)
+    assert queues.waiting("m") == 256
