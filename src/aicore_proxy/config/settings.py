@@ -211,7 +211,8 @@ def unfit(settings: Settings) -> Iterator[tuple[str, str]]:
     for name in ("port", "simulator_port"):
         if not 0 <= getattr(settings, name) <= 65535:
             yield name, "must be between 0 and 65535"
-    for name, least in (("body_limit", 1024), ("head_limit", 1024), ("max_attempts", 1), ("queue_length", 0), ("deployment_limit", 0), ("breaker_failures", 1)):
+    least_of = {"body_limit": 1024, "head_limit": 1024, "max_attempts": 1, "breaker_failures": 1}
+    for name, least in (least_of | dict.fromkeys(("queue_length", "deployment_limit"), 0)).items():
         if getattr(settings, name) < least:
             yield name, f"must be at least {least}"
     if not 1 <= settings.workers <= 256:

@@ -1,7 +1,8 @@
 """Where requests wait for a deployment that has as many as it may have: one bounded queue per model.
 
-Fair over client keys: each key's requests have turns, so that one that sends a hundred times as much delays only itself.
-Within a key the first comes first; once its oldest has waited for long the newest does, since its client is still there.
+Fair over client keys: each key's requests have turns, so that one that sends a hundred times as much delays only
+itself. Within a key the first comes first; once its oldest has waited for long the newest does, since its client is
+still there.
 """
 
 from __future__ import annotations
