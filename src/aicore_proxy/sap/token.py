@@ -76,8 +76,8 @@ def client_tls(key: ServiceKey, environ: Mapping[str, str]) -> ssl.SSLContext | 
 class TokenProvider:
     """Owns one subaccount's token and the one request that may be in flight for it.
 
-    ``tls``: of ``client_tls``, for a key with a certificate. ``requests`` counts token requests, ``failures`` those
-    that failed in a row. Time is ``clock`` (monotonic, seconds, counted from the receipt of a token: clocks of machines
+    ``tls``: of ``client_tls``, for a key with a certificate. ``requests`` counts token requests, ``succeeded`` and ``failed``
+    how they ended, ``failures`` those that failed in a row. Time is ``clock`` (monotonic, seconds, counted from the receipt of a token: clocks of machines
     jump and differ).
     """
 
@@ -96,6 +96,7 @@ class TokenProvider:
             raise ValueError(f"{key.name}: a key with a certificate needs the TLS context of client_tls.")
         self.requests = 0
         self.failures = 0
+        self.succeeded = self.failed = 0
         self._key = key
         self._upstream = upstream
         self._supervisor = supervisor
@@ -213,12 +214,14 @@ class TokenProvider:
         if self._error is not None:
             log.info("%s: the token service works again after %d failures", self._key.name, self.failures)
         self._error, self.failures = None, 0
+        self.succeeded += 1
 
     def _failed(self, error: TokenError) -> None:
         now = self._clock()
         times = self._times
         limit = min(times.backoff_limit, times.backoff * 2 ** min(self.failures, 16))
         self.failures += 1
+        self.failed += 1
         self._error = error
         pause = max(0.1 * times.backoff, limit * self._chance())
         self._background_at = now + pause
