@@ -5,9 +5,11 @@ from __future__ import annotations
 import click
 
 from aicore_proxy import __version__
+from aicore_proxy.cli.chat import chat
 from aicore_proxy.cli.completion import completion
 from aicore_proxy.cli.doctor.command import doctor
 from aicore_proxy.cli.health import health
+from aicore_proxy.cli.models import models
 from aicore_proxy.cli.serve import run, serve
 from aicore_proxy.cli.simulate import simulate
 
@@ -22,5 +24,7 @@ main.add_command(run)
 main.add_command(serve)
 main.add_command(simulate)
 main.add_command(doctor)
+main.add_command(models)
 main.add_command(health)
 main.add_command(completion)
+main.add_command(chat)

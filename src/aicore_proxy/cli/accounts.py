@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from msgspec import Struct
 
+from aicore_proxy.backends.served import unserved
 from aicore_proxy.landscape import Deployment
 from aicore_proxy.sap.ai_api import AiApi
 from aicore_proxy.sap.credentials import ServiceKey
@@ -57,6 +58,15 @@ class Account(Struct, frozen=True):
             ("Token host", f"{token.scheme}://{token.netloc}/"),
             ("AI API host", f"{self.key.api_url}/v2/lm/meta"),
         )
+
+
+def unserved_listed(listed: Listed, deployment: Deployment | None) -> str:
+    """Why a deployment that runs cannot be served; empty where it can. ``deployment``: what discovery makes of it."""
+    if listed.scenario == "orchestration" or listed.model == "orchestration":
+        return "orchestration is not supported yet"
+    if deployment is None:
+        return "its URL is not usable" if listed.model else "it names no model"
+    return unserved(deployment) or ""
 
 
 @asynccontextmanager

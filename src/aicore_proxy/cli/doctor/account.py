@@ -9,8 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from msgspec import Struct
 
-from aicore_proxy.backends.served import unserved
-from aicore_proxy.cli.accounts import Account
+from aicore_proxy.cli.accounts import Account, unserved_listed
 from aicore_proxy.cli.doctor import advice
 from aicore_proxy.cli.doctor.calls import Called, askings, call
 from aicore_proxy.cli.doctor.finding import Section
@@ -30,8 +29,9 @@ ENDED = ("STOPPED", "STOPPING", "COMPLETED")
 
 
 class Looking(Struct, frozen=True):
-    """How a subaccount is looked at. ``seconds``: for one step; ``models``: patterns of those that are called;
-    ``calls``: at a time over all subaccounts, None: none; ``source``: where the keys are from."""
+    """How a subaccount is looked at. ``seconds``: for one step; ``calls``: bounds model calls over all subaccounts,
+    None: none are made; ``models``: patterns of the models that are told of and called, none: all; ``source``: where
+    the keys are from."""
 
     environ: Mapping[str, str]
     proxies: Proxies
@@ -39,6 +39,10 @@ class Looking(Struct, frozen=True):
     seconds: float
     calls: asyncio.Semaphore | None
     models: tuple[str, ...] = ()
+
+    def concerns(self, model: str) -> bool:
+        """Whether a model is one of those that are asked about."""
+        return not self.models or admitted((model,), self.models, ())
 
 
 async def examine(section: Section, account: Account, looking: Looking) -> Sequence[Deployment]:
@@ -50,8 +54,8 @@ async def examine(section: Section, account: Account, looking: Looking) -> Seque
     if not _tell_token(section, account, looking, seen):
         return ()
     _tell_groups(section, account, seen)
-    running = _tell_deployments(section, account, seen)
-    _tell_retirement(section, running, seen)
+    running = _tell_deployments(section, account, looking, seen)
+    _tell_retirement(section, [deployment for deployment in running if looking.concerns(deployment.model)], seen)
     _tell_names(section, account, running, seen)
     served = [deployment for deployment in running if account.scope.admits(deployment)]
     if looking.calls is not None:
@@ -161,7 +165,7 @@ def _without(account: Account, problem: str) -> str:
     return problem.removeprefix(f"{account.key.name}: ").rstrip(".")
 
 
-def _tell_deployments(section: Section, account: Account, seen: Survey) -> list[Deployment]:
+def _tell_deployments(section: Section, account: Account, looking: Looking, seen: Survey) -> list[Deployment]:
     """Gives those that run and can be served, by model."""
     for group in seen.groups:
         if not group.problem:
@@ -170,13 +174,13 @@ def _tell_deployments(section: Section, account: Account, seen: Survey) -> list[
     for listed in seen.deployments:
         if listed.status == "RUNNING":
             deployment = account.deployment(listed, seen)
-            why = "it names no model" if deployment is None else unserved(deployment)
-            if deployment is not None and why is None:
+            why = unserved_listed(listed, deployment)
+            if deployment is not None and not why:
                 running.append(deployment)
-            else:
+            elif looking.concerns(listed.model):
                 subject = listed.model or listed.scenario or listed.id
                 section.note("deployment", subject, f"{listed.id} is not served: {why}", deployment=listed.id)
-        elif listed.status not in ENDED or listed.target_status == "RUNNING":
+        elif looking.concerns(listed.model) and (listed.status not in ENDED or listed.target_status == "RUNNING"):
             _tell_not_running(section, listed)
     if not running and not any(group.problem for group in seen.groups):
         words = "nothing that could be served runs in this subaccount"
@@ -263,7 +267,7 @@ async def _tell_calls(
                 made.append(await call(account.upstream, account.tokens, deployment, asking, looking.seconds))
         return made
 
-    wanted = [d for d in served if admitted((d.model,), looking.models, ())]
+    wanted = [deployment for deployment in served if looking.concerns(deployment.model)]
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(one(deployment)) for deployment in wanted]
         for task in tasks:

@@ -158,6 +158,10 @@ async def abroad(
     names = Section("names", "")
     if len(done) == len(sections):
         tell_names(names, prepared.settings, served)
+        for pattern in wanted.models:
+            if not any(admitted((deployment.model,), (pattern,), ()) for deployment in served):
+                step = "aicore-proxy models lists what runs, with all its names."
+                names.fail("model_call", pattern, "no model that runs meets this: nothing was called", (step,))
     if names.findings:
         finished(names)
     return [*sections.values(), *([names] if names.findings else [])], len(done) == len(sections)

@@ -47,7 +47,7 @@ def rows(findings: Sequence[Finding]) -> list[Row]:
 
 
 def _likeness(finding: Finding) -> tuple[object, ...]:
-    if finding.check != "model_call":
+    if "deployment" not in finding.data or finding.check != "model_call":
         return (id(finding),)
     said = "" if finding.level == "ok" else finding.words.partition(": ")[2]
     return finding.check, finding.subject, finding.data["deployment"], finding.level, said
@@ -56,7 +56,7 @@ def _likeness(finding: Finding) -> tuple[object, ...]:
 def _row(findings: Sequence[Finding]) -> Row:
     first = findings[0]
     words = first.words
-    if first.check == "model_call":
+    if first.check == "model_call" and "deployment" in first.data:
         where = first.data["deployment"]
         if first.level == "ok":
             words = f"{', '.join(finding.words for finding in findings)} ({where})"
