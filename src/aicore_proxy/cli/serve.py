@@ -17,17 +17,16 @@ import click
 from aicore_proxy.cli.demo import simulated
 from aicore_proxy.cli.loading import config_option, found_credentials, loaded_settings
 from aicore_proxy.config.load import Loaded
-from aicore_proxy.config.load import load as read_settings
 from aicore_proxy.config.settings import Settings, SettingsError, is_loopback, state_folder
 from aicore_proxy.gateway.keys import ClientKey, client_key
 from aicore_proxy.gateway.listing import names
-from aicore_proxy.sap.credentials import CredentialsError, Found, service_key
+from aicore_proxy.sap.credentials import Found, service_key
 from aicore_proxy.server import listen
 from aicore_proxy.server.compose import Proxy
-from aicore_proxy.server.configuration import DEFAULT_KEY, Configuration, configuration_of, find_credentials
+from aicore_proxy.server.configuration import DEFAULT_KEY, Configuration, configuration_of
 from aicore_proxy.server.keyfile import ClientKey as KeptKey
 from aicore_proxy.server.keyfile import KeyFileError, obtain_key
-from aicore_proxy.server.reload import Load, Reloader
+from aicore_proxy.server.reload import Load, Reloader, Source
 from aicore_proxy.server.serving import serve_alone
 from aicore_proxy.server.tls import CertificateError
 from aicore_proxy.server.worker import loop_factory
@@ -107,15 +106,8 @@ def _serve(loaded: Loaded, found: Found, options: dict[str, Any], demo: Sequence
     key = settings.api_key or (made.key if made is not None else "")
     greeting = Greeting(url, key if demo and key else "$AICORE_PROXY_API_KEY")
 
-    def load() -> tuple[Configuration, tuple[Path, ...]]:
-        overrides = {name: value for name, value in options.items() if name != "config"}
-        again = read_settings(os.environ, overrides, file=options.get("config"))
-        keys = found if demo else find_credentials(again, os.environ, Path.home())
-        if not keys.keys:
-            raise CredentialsError(["No SAP AI Core service key is found any more."])
-        changed = configuration_of(again, keys.keys, os.environ, default_key(made), direct=bool(demo))
-        return changed, (*again.files, *keys.files)
-
+    overrides = {name: value for name, value in options.items() if name != "config"}
+    load = Source(os.environ, overrides, file=options.get("config"), simulated=found if demo else None).load
     files = (*loaded.files, *found.files)
     try:
         if settings.workers == 1:

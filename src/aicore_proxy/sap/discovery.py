@@ -105,19 +105,24 @@ class Discovery:
         for subaccount in self._subaccounts.values():
             self._begin(subaccount)
 
-    def reconfigure(self, apis: Sequence[AiApi], scopes: Mapping[str, Scope], naming: Naming) -> None:
+    def reconfigure(
+        self, apis: Sequence[AiApi], scopes: Mapping[str, Scope], naming: Naming, times: DiscoveryTimes
+    ) -> None:
         """Takes these subaccounts, scopes and names from now on, and publishes what follows from them. What is known of
         a subaccount that stays is kept; those that are new, or of which more is to be read, are read at once."""
         kept = self._subaccounts
-        self._subaccounts, self._naming = {}, naming
+        sooner = times != self._times
+        self._subaccounts, self._naming, self._times = {}, naming, times
         for api in apis:
             alias, scope = api.key.name, scopes.get(api.key.name, Scope())
             known = kept.get(alias)
-            if known is not None and snapshot.identity(known.api.key) == snapshot.identity(api.key):
+            if known is not None and known.api.key.same_subaccount(api.key):
                 del kept[alias]
                 self._subaccounts[alias] = known
                 if known.rescope(api, scope):
                     known.begun_at = float("-inf")
+                    known.wanted.set()
+                elif sooner:  # it waits for as long as was right before
                     known.wanted.set()
             else:
                 self._subaccounts[alias] = _Subaccount(api, scope)

@@ -60,6 +60,12 @@ class ServiceKey(Struct, frozen=True):
         """Whether tokens are asked for with the certificate instead of a secret."""
         return bool(self.certificate) and not self.client_secret
 
+    def same_subaccount(self, other: ServiceKey) -> bool:
+        """Whether ``other`` opens the same subaccount: SAP rotates a service key by making another, with a client id
+        and secret of its own in the same identity zone."""
+        same_zone = bool(self.identity_zone_id) and self.identity_zone_id == other.identity_zone_id
+        return self.api_url == other.api_url and (same_zone or self.client_id == other.client_id)
+
 
 def service_key(raw: Mapping[str, Any], name: str, source: str, resource_group: str = "") -> ServiceKey:
     """A ServiceKey of the JSON that SAP BTP gives out, also wrapped in ``{"credentials": …}``. Base URLs may end in

@@ -125,15 +125,19 @@ class TokenProvider:
             self._keeping = None
 
     def rotate(self, key: ServiceKey, tls: ssl.SSLContext | None) -> None:
-        """New credentials for the same client: the next token is asked for with them, the held one serves on. After a
-        refusal of the old ones it is asked for at once."""
+        """New credentials for the same subaccount. The next token is asked for with them, at once, so that wrong ones
+        are known while the held token still serves."""
         self._key = key
         self._tls = tls
-        if self._error is not None:
-            self._background_at = self._demand_at = 0.0
-            if self._keeping is not None:  # it may sleep through a long pause
-                self.stop()
-                self.start()
+        self._due_now()
+        if self._keeping is not None:  # it may sleep through a long pause
+            self.stop()
+            self.start()
+
+    def _due_now(self) -> None:
+        self._renew_at = self._clock()
+        self._background_at = self._demand_at = 0.0
+        self._warned_at = float("-inf")
 
     async def token(self) -> str:
         """A token that is good by our count. Waits only where there is none. Raises TokenError."""
@@ -194,14 +198,17 @@ class TokenProvider:
 
     async def _renew(self) -> None:
         self.requests += 1
+        key = self._key
         self._background_at = self._clock() + self._times.on_demand  # whatever becomes of this one: no hot loop
         try:
-            token, life, self._scopes = await self._ask()
+            token, life, self._scopes = await self._ask(key)
             self._accept(token, life)
         except TokenError as error:
             self._failed(error)
         finally:
             self._flight = None
+            if key is not self._key:  # rotated meanwhile: what came of the old one says nothing of the new one
+                self._due_now()
 
     def _accept(self, token: str, life: float) -> None:
         now = self._clock()
@@ -234,15 +241,15 @@ class TokenProvider:
             held = "the held token still serves" if self._token and now < self._expires_at else "no token is held"
             log.warning("%s (%s)", error.message, held)
 
-    async def _ask(self) -> tuple[str, float, tuple[str, ...]]:
+    async def _ask(self, key: ServiceKey) -> tuple[str, float, tuple[str, ...]]:
         """One request. Gives token, life in seconds and scopes. A key with a certificate sends no secret."""
-        name, seconds = self._key.name, self._times.timeout
-        form = {"grant_type": "client_credentials", "client_id": self._key.client_id}
-        if not self._key.by_certificate:
-            form["client_secret"] = self._key.client_secret.value
+        name, seconds = key.name, self._times.timeout
+        form = {"grant_type": "client_credentials", "client_id": key.client_id}
+        if not key.by_certificate:
+            form["client_secret"] = key.client_secret.value
         request = UpstreamRequest(
             "POST",
-            self._key.token_url,
+            key.token_url,
             (("Content-Type", "application/x-www-form-urlencoded"), ("Accept", "application/json")),
             urlencode(form).encode(),
             Timeouts(connect=min(10.0, seconds), first_byte=seconds, between_bytes=seconds),
@@ -253,7 +260,7 @@ class TokenProvider:
                 answer = await self._upstream.send(request)
                 body = await answer.read(256 * 1024)
         except UpstreamError as error:
-            raise TokenError(f"{name}: the token service failed: {error.message}{self._expiry()}") from error
+            raise TokenError(f"{name}: the token service failed: {error.message}{_expiry(key)}") from error
         except TimeoutError:
             raise TokenError(f"{name}: the token service did not answer within {seconds:g} s.") from None
         try:
@@ -261,7 +268,7 @@ class TokenProvider:
         except (msgspec.DecodeError, UnicodeError, RecursionError):
             content = None
         if answer.status != 200:
-            raise self._refusal(answer, content)
+            raise _refusal(key, answer, content)
         token = content.get("access_token") if isinstance(content, dict) else None
         if not isinstance(token, str) or not token or not token.isascii() or not token.isprintable() or " " in token:
             raise TokenError(f"{name}: the token service answered without an access_token.")
@@ -269,29 +276,29 @@ class TokenProvider:
         said = tuple(scopes.split()[:100]) if isinstance(scopes, str) else ()
         return token, life_of(content.get("expires_in"), self._times.unknown_life), said
 
-    def _expiry(self) -> str:
-        """That the certificate is not valid now, where that explains a failure; SAP makes them for seven days."""
-        between = validity(self._key.certificate) if self._key.by_certificate else None
-        now = datetime.datetime.now(datetime.UTC)
-        if between is None or between[0] <= now <= between[1]:
-            return ""
-        when = f"expired on {between[1]:%Y-%m-%d %H:%M} UTC" if now > between[1] else "is not valid yet"
-        return f" The certificate of the service key {when}: create a new key."
 
-    def _refusal(self, answer: UpstreamResponse, content: Any) -> TokenError:
-        """The words of an OAuth error: ``{"error": …, "error_description": …}``."""
-        fields = content if isinstance(content, dict) else {}
-        said = [
-            value for name in ("error", "error_description") if isinstance(value := fields.get(name), str) and value
-        ]
-        words = ": ".join([f"status {answer.status}", *said])
-        if secret := self._key.client_secret.value:
-            words = words.replace(secret, "****")
-        refused = answer.status in (400, 401, 403)
-        what = "refuses the credentials" if refused else "failed"
-        printable = "".join(c if c.isprintable() else " " for c in words[:300])
-        message = f"{self._key.name}: the token service {what}: {printable}{self._expiry()}"
-        return TokenError(message, refused=refused, retry_after=retry_after(answer))
+def _expiry(key: ServiceKey) -> str:
+    """That the certificate is not valid now, where that explains a failure; SAP makes them for seven days."""
+    between = validity(key.certificate) if key.by_certificate else None
+    now = datetime.datetime.now(datetime.UTC)
+    if between is None or between[0] <= now <= between[1]:
+        return ""
+    when = f"expired on {between[1]:%Y-%m-%d %H:%M} UTC" if now > between[1] else "is not valid yet"
+    return f" The certificate of the service key {when}: create a new key."
+
+
+def _refusal(key: ServiceKey, answer: UpstreamResponse, content: Any) -> TokenError:
+    """The words of an OAuth error: ``{"error": …, "error_description": …}``."""
+    fields = content if isinstance(content, dict) else {}
+    said = [value for name in ("error", "error_description") if isinstance(value := fields.get(name), str) and value]
+    words = ": ".join([f"status {answer.status}", *said])
+    if secret := key.client_secret.value:
+        words = words.replace(secret, "****")
+    refused = answer.status in (400, 401, 403)
+    what = "refuses the credentials" if refused else "failed"
+    printable = "".join(c if c.isprintable() else " " for c in words[:300])
+    message = f"{key.name}: the token service {what}: {printable}{_expiry(key)}"
+    return TokenError(message, refused=refused, retry_after=retry_after(answer))
 
 
 def life_of(value: Any, unknown: float) -> float:

@@ -9,14 +9,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
-from aicore_proxy.config.settings import SettingsError
-from aicore_proxy.sap.credentials import CredentialsError
-from aicore_proxy.server.configuration import Configuration
-from aicore_proxy.server.keyfile import KeyFileError
+from aicore_proxy.config.load import load
+from aicore_proxy.config.settings import Settings, SettingsError, is_loopback, state_folder
+from aicore_proxy.gateway.keys import ClientKey, client_key
+from aicore_proxy.sap.credentials import CredentialsError, Found
+from aicore_proxy.sap.token import client_tls
+from aicore_proxy.server.configuration import DEFAULT_KEY, Configuration, changes, configuration_of, find_credentials
+from aicore_proxy.server.keyfile import KeyFileError, obtain_key
 from aicore_proxy.server.tls import CertificateError
 
 log = logging.getLogger("aicore_proxy.configuration")
@@ -34,6 +37,46 @@ Mark: TypeAlias = tuple[int, ...] | None
 """What stat says of a file; None: there is none."""
 
 
+class Source:
+    """Where a running proxy's configuration comes from. Immutable."""
+
+    def __init__(
+        self,
+        environ: Mapping[str, str],
+        overrides: Mapping[str, Any],
+        *,
+        file: Path | None = None,
+        simulated: Found | None = None,
+    ) -> None:
+        """``overrides``: command-line options, None: not given; ``file``: ``--config``. ``simulated``: the simulator's
+        service keys, instead of any others."""
+        self._environ = environ
+        self._overrides = overrides
+        self._file = file
+        self._simulated = simulated
+
+    def load(self) -> tuple[Configuration, tuple[Path, ...]]:
+        """Reads everything: a Load. Every problem of a stage is raised at once."""
+        loaded = load(self._environ, self._overrides, file=self._file)
+        found = self._simulated or find_credentials(loaded, self._environ, Path.home())
+        if not found.keys:
+            raise CredentialsError(["No SAP AI Core service key is found any more."])
+        made = self._made_key(loaded.settings)
+        direct = self._simulated is not None
+        configuration = configuration_of(loaded, found.keys, self._environ, made, direct=direct)
+        for key in found.keys:
+            client_tls(key, self._environ)
+        return configuration, tuple(dict.fromkeys((*loaded.files, *found.files)))
+
+    def _made_key(self, settings: Settings) -> ClientKey | None:
+        """The key of an installation that is given none, None: it is given some."""
+        if settings.api_key or settings.keys:
+            return None
+        if not is_loopback(settings.host):
+            raise SettingsError([f"No key is left, and listening on {settings.host} lets others in."])
+        return client_key(DEFAULT_KEY, obtain_key("", state_folder(self._environ)).key)
+
+
 class Reloader:
     """Reads again when there is reason to, and hands on what is usable and new. Lives in one event loop; owns what was
     read last, and what was said of it."""
@@ -44,7 +87,7 @@ class Reloader:
         publish: Callable[[Configuration], Awaitable[None]],
         files: Iterable[Path],
         *,
-        current: Configuration | None = None,
+        current: Configuration,
         interval: float = INTERVAL,
         retry: float = RETRY,
     ) -> None:
@@ -100,6 +143,7 @@ class Reloader:
             configuration, files = await asyncio.to_thread(self._load)
             if configuration != self._current:
                 await self._publish(configuration)
+                tell(changes(self._current, configuration))
             elif told or self._refused:
                 log.info("Read again: nothing has changed")
             self._current, self._files, self._refused = configuration, files, []
@@ -111,6 +155,15 @@ class Reloader:
             self._refused = problems
         except Exception as crash:  # whatever it is: the next change must find somebody who looks
             log.error("Not reloaded: the proxy met a bug", exc_info=crash)
+
+
+def tell(changed: tuple[list[str], list[str]]) -> None:
+    """Logs what is different now, in words without values."""
+    told, fixed = changed
+    if effective := [what for what in told if what not in fixed]:
+        log.info("Reloaded: %s", ", ".join(effective))
+    if fixed:
+        log.warning("Only a restart changes: %s", ", ".join(fixed))
 
 
 def problems_of(error: Exception) -> list[str]:
