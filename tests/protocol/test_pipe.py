@@ -15,7 +15,7 @@ from tests.rosetta.folders import DIALECTS, ROOT
 from aicore_proxy.protocol.dialects import Answering, Dialect
 from aicore_proxy.protocol.fault import Fault, Kind
 from aicore_proxy.protocol.framing import AwsEventStreamDecoder, SseDecoder
-from aicore_proxy.protocol.neutral import Event, Request, Undo
+from aicore_proxy.protocol.neutral import Event, Request, Sampling, Undo
 from aicore_proxy.protocol.pipe import HELD_LIMIT, Pipe, Relay, Translation, translate_response
 from aicore_proxy.protocol.seal import carried
 
@@ -188,6 +188,36 @@ def test_a_cut_at_every_byte_never_ends_silently() -> None:
                 assert (end == "whole") == (stream.fault is None)
             assert ends["nothing"] > 0
             assert ends["error"] > 0
+
+
+def answered_by(number: int, delta: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
+    return {**HELLO, "choices": [{"index": number, "delta": delta, "finish_reason": finish}]}
+
+
+def test_a_candidate_that_began_and_never_finished_is_a_cut() -> None:
+    """Without ``[DONE]``: nothing that is notable was said of the second candidate."""
+    said = {"role": "assistant", "content": "Hello"}
+    wire = sse(*(answered_by(number, said) for number in (0, 1, 0)), answered_by(0, {}, "stop"))
+    request = Request("openai_chat", "a-model", (), sampling=Sampling(n=2), stream=True)
+    stream = Relay(CHAT, SseDecoder(), Answering(request, carried(CHAT.home), request_id="req_1"))
+    out = stream.feed(wire) + stream.end()
+    assert check("openai_chat", out) == "error"
+    assert stream.fault is not None
+    assert "all candidates" in stream.fault.message or "before the answer was complete" in stream.fault.message
+
+
+def test_an_error_in_mid_stream_keeps_googles_details() -> None:
+    details = [
+        {"@type": "type.googleapis.com/google.rpc.QuotaFailure", "violations": [{"subject": "tokens"}]},
+        {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "7s"},
+    ]
+    error = {"code": 429, "message": "Resource has been exhausted", "status": "RESOURCE_EXHAUSTED", "details": details}
+    spoken = {"candidates": [{"content": {"role": "model", "parts": [{"text": "Hi"}]}, "index": 0}]}
+    out = relay(GEMINI).feed(sse(spoken, {"error": error}))
+    told = json.loads(SseDecoder().feed(out)[-1].data)
+    assert told == {"error": error, "request_id": "req_1"}
+    for target in (CHAT, MESSAGES):
+        assert b"QuotaFailure" not in translation(GEMINI, target).feed(sse(spoken, {"error": error}))
 
 
 # Bedrock's binary stream

@@ -123,6 +123,12 @@ class Call:
         return self.seals.recalled(request, self.caller.key_id) if self.slotless else request
 
     @property
+    def candidates(self) -> int | None:
+        """How many are asked for, where the body says it in a number."""
+        raw = bytes(self.envelope.members.get("n", b""))
+        return int(raw) if raw.isdigit() and len(raw) < 6 else None
+
+    @property
     def slotless(self) -> bool:
         """Whether the client's dialect has no place for seals."""
         return self.dialect.name == "openai_chat"

@@ -70,8 +70,9 @@ class Fault(Exception):
 
     ``message``: words for the client: the upstream's own where it had any (clients match on them). ``status``: the
     upstream's, where it is to be kept; else the Kind's. ``code``: the machine-readable code (``model_not_found``).
-    ``param``: the field at fault. ``retry_after``: seconds. ``upstream``: the original bytes. ``details``: members
-    for Anthropic's ``error.details`` (``error_code``), on which its SDKs branch. ``headers``: further ones.
+    ``param``: the field at fault. ``retry_after``: seconds. ``upstream``: the original bytes. ``details``: of the
+    error in its own dialect: members of Anthropic's ``error.details`` (``error_code``), on which its SDKs branch, or
+    Google's list. ``headers``: further ones.
     """
 
     def __init__(
@@ -84,7 +85,7 @@ class Fault(Exception):
         param: str | None = None,
         retry_after: float | None = None,
         upstream: UpstreamError | None = None,
-        details: dict[str, object] | None = None,
+        details: dict[str, object] | list[object] | None = None,
         headers: tuple[tuple[str, str], ...] = (),
     ) -> None:
         super().__init__(message)

@@ -169,7 +169,9 @@ class Relay(Pipe):
     def __init__(self, dialect: Dialect, framer: Framer, answering: Answering) -> None:
         self._dialect = dialect
         self._framed = dialect.framed
-        self._notable = dialect.notable
+        # Of several candidates each must be seen to begin, so that none is missed at the end
+        several = (answering.request.sampling.n or 1) > 1
+        self._notable = (b"",) if several else dialect.notable
         self._framer = framer
         self._answering = answering
         self._decoder = dialect.stream_decoder()

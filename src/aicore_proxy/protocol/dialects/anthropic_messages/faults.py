@@ -66,7 +66,7 @@ def encode_fault(fault: Fault, request_id: str) -> tuple[int, dict[str, Json]]:
     if fault.kind is Kind.CONTEXT_TOO_LONG and TOO_LONG not in message.lower():
         message = f"{TOO_LONG}: {message}"
     error: dict[str, Json] = {"type": TYPES[fault.kind], "message": message}
-    if fault.details:
+    if isinstance(fault.details, dict) and fault.details:
         error["details"] = dict(fault.details)
     status = OVERLOADED if fault.kind is Kind.OVERLOADED else fault.status
     return status, {"type": "error", "error": error, "request_id": request_id}

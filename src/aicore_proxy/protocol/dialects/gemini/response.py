@@ -234,15 +234,16 @@ RETRY_INFO = "type.googleapis.com/google.rpc.RetryInfo"
 
 
 def encode_fault(fault: Fault, request_id: str) -> tuple[int, dict[str, Json]]:
-    """``google.rpc.Status`` as JSON. The wait stands in a ``RetryInfo``: Gemini CLI reads nothing else."""
+    """``google.rpc.Status`` as JSON, with Google's own details where there are any. The wait stands in a ``RetryInfo``:
+    Gemini CLI reads nothing else."""
     status = 503 if fault.kind is Kind.OVERLOADED and fault.status == 529 else fault.status
     error: dict[str, Json] = {"code": status, "message": fault.message, "status": STATUSES[fault.kind]}
-    details: list[dict[str, Json]] = []
-    if fault.code or fault.param:
+    details: list[Json] = list(fault.details) if isinstance(fault.details, list) else []
+    if not details and (fault.code or fault.param):
         told = {"reason": (fault.code or "INVALID_FIELD").upper(), "domain": "sap-ai-core-llm-proxy"}
         field = {"metadata": {"field": fault.param}} if fault.param else {}
         details.append({"@type": "type.googleapis.com/google.rpc.ErrorInfo", **told, **field})
-    if fault.retry_after is not None:
+    if fault.retry_after is not None and _delay(details) is None:
         details.append({"@type": RETRY_INFO, "retryDelay": f"{fault.retry_after:.3f}".rstrip("0").rstrip(".") + "s"})
     if details:
         error["details"] = details
@@ -263,7 +264,15 @@ def decode_fault(status: int, body: Mapping[str, Json]) -> Fault | None:
     code = name if isinstance(name, str) and name not in STATUSES.values() else None
     if name == "DEADLINE_EXCEEDED":
         kind = Kind.TIMEOUT
-    return Fault(kind, message, status=status, code=code, retry_after=_delay(error.get("details")))
+    details = error.get("details")
+    return Fault(
+        kind,
+        message,
+        status=status,
+        code=code,
+        retry_after=_delay(details),
+        details=list(details) if isinstance(details, list) and details else None,
+    )
 
 
 def _delay(details: Json) -> float | None:

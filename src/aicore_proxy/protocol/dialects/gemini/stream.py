@@ -119,8 +119,6 @@ class Decoder:
             number = as_count(wire.get("index", position))
             candidate = self._candidates.get(number) or self._candidates.setdefault(number, _Candidate(number))
             events += candidate.fed(wire)
-            if (fault := candidate.fault) is not None:
-                return [*events, Failure(fault)]
             finishes += candidate.finished(wire, events)
         blocked = as_object(body.get("promptFeedback")).get("blockReason")
         if blocked and not self._candidates:
@@ -149,7 +147,6 @@ class _Candidate(Struct):
     index: int = -1
     opened: type[Text] | type[Reasoning] | None = None
     called: bool = False
-    fault: Fault | None = None
 
     def fed(self, wire: Mapping[str, Json]) -> list[Event]:
         events: list[Event] = []
