@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
+import time
 from collections.abc import Awaitable, Callable
+from email.utils import formatdate
 from random import Random
 
 from aicore_proxy.simulator import control, faults
@@ -94,6 +96,7 @@ class Simulator:
                 )
 
     async def _other(self, request: Request, reply: Reply) -> None:
+        reply.dated = formatdate(time.time() + self._switches.clock, usegmt=True)
         if request.path == "/oauth/token":
             await self._token(request, reply)
         elif request.certificate is not None:

@@ -82,6 +82,8 @@ class Switches(Struct, forbid_unknown_fields=True):
     """Refuse thoughts whose signature was not minted here; off: any that is there will do (recorded requests)."""
     expires_in: int = 43199
     """Life of a token, seconds; 0 or less: refused at once."""
+    clock: float = 0.0
+    """Seconds by which the ``Date`` of the token service and the AI API is ahead of the time."""
 
 
 class Landscape(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):

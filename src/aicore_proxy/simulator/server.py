@@ -59,6 +59,8 @@ class Reply:
         self.ended = False
         self.pushed = 0
         """Bytes of body handed to the network so far."""
+        self.dated = ""
+        """The time that the answer tells, as HTTP writes it; empty: none."""
 
     def head(self, status: int, headers: Mapping[str, str], length: int | None) -> None:
         """Status line and headers; ``length`` None: chunked."""
@@ -66,6 +68,7 @@ class Reply:
         self._chunked = length is None
         lines = [f"HTTP/1.1 {status} {_phrase(status)}"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
+        lines += [f"date: {self.dated}"] if self.dated else []
         lines.append("transfer-encoding: chunked" if length is None else f"content-length: {length}")
         self._connection.write("\r\n".join([*lines, "", ""]).encode("utf-8", "surrogateescape"))
 
@@ -94,6 +97,7 @@ class Reply:
         self.started = self.ended = True
         lines = [f"HTTP/1.1 {status} {_phrase(status)}"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
+        lines += [f"date: {self.dated}"] if self.dated else []
         lines.append(f"content-length: {len(body)}")
         self._connection.write("\r\n".join([*lines, "", ""]).encode("utf-8", "surrogateescape") + body)
         self.pushed += len(body)
