@@ -12,7 +12,7 @@ from msgspec import Struct
 from aicore_proxy.cli.accounts import Account, unserved_listed
 from aicore_proxy.cli.doctor import advice
 from aicore_proxy.cli.doctor.calls import Called, askings, call
-from aicore_proxy.cli.doctor.finding import Section
+from aicore_proxy.cli.doctor.finding import Section, counted
 from aicore_proxy.cli.doctor.hosts import Reached, reach, variable_of
 from aicore_proxy.cli.doctor.machine import tell_validity
 from aicore_proxy.landscape import Deployment, admitted
@@ -293,10 +293,6 @@ def _tell_call(section: Section, called: Called) -> None:
     steps = advice.failed_call(called.status, called.phase, called.problem, deployment.id, deployment.resource_group)
     tell = section.warn if called.status == 429 else section.fail
     tell("model_call", deployment.model, words, steps, **data)
-
-
-def counted(count: int, what: str) -> str:
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def milliseconds(seconds: float) -> str:

@@ -55,3 +55,8 @@ class Section:
     def failed(self, *checks: str) -> bool:
         """Whether one of these checks failed."""
         return any(finding.level == "failure" and finding.check in checks for finding in self.findings)
+
+
+def counted(count: int, what: str) -> str:
+    """``1 scope``, ``2 scopes``."""
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"

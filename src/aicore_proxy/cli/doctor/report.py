@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from aicore_proxy import __version__
-from aicore_proxy.cli.doctor.finding import Finding, Level, Section
+from aicore_proxy.cli.doctor.finding import Finding, Level, Section, counted
 from aicore_proxy.cli.terminal import Terminal
 
 FORMAT = 1
@@ -108,12 +108,12 @@ def summary(sections: Sequence[Section], seconds: float, terminal: Terminal) -> 
     counts = {level: sum(section.count(level) for section in sections) for level in MARKS}
     words = ", ".join(_counted(level, counts[level], terminal) for level in SERIOUS if counts[level])
     calls = sum(finding.check == "model_call" for section in sections for finding in section.findings)
-    rest = f"{counts['ok']} fine, in {seconds:.1f} s" + (f", with {calls} model calls." if calls else ".")
+    rest = f"{counts['ok']} fine, in {seconds:.1f} s" + (f", with {counted(calls, 'model call')}." if calls else ".")
     yield f"{words}, {rest}" if words else f"All well: {rest}"
 
 
 def _counted(level: Level, count: int, terminal: Terminal) -> str:
-    return terminal.coloured(f"{count} {level}{'' if count == 1 else 's'}", MARKS[level][2], bold=True)
+    return terminal.coloured(counted(count, level), MARKS[level][2], bold=True)
 
 
 def _mark(level: Level, terminal: Terminal) -> str:
