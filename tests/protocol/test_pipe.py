@@ -80,11 +80,26 @@ def test_nothing_leaves_before_content(stream: Pipe) -> None:
 
 def test_a_relay_gives_what_was_held_and_the_payloads_as_they_were() -> None:
     stream = relay(CHAT)
-    first = stream.feed(sse(FILTERS, ROLE)) + stream.feed(sse(HELLO))
-    assert first == sse(FILTERS, ROLE, HELLO)
+    first = stream.feed(sse(ROLE)) + stream.feed(sse(HELLO))
+    assert first == sse(ROLE, HELLO)
     assert stream.feed(sse(STOP, "[DONE]")) == sse(STOP, "[DONE]")
     assert stream.finished
     assert stream.finishes == {0: "stop"}
+
+
+def test_what_azure_says_before_any_choice_is_told_with_the_first_one() -> None:
+    """Programs read ``chunk.choices[0]`` of every chunk, and the Python SDK skips one without ``object``."""
+    empty = {**FILTERS, "prompt_filter_results": [{"prompt_index": 0, "content_filter_results": {"hate": 1.50}}]}
+    told = {**ROLE, "prompt_filter_results": empty["prompt_filter_results"]}
+    for wire, expected in (
+        (sse(empty, ROLE, HELLO), sse(told, HELLO)),
+        (sse(empty, HELLO), sse({**HELLO, "prompt_filter_results": empty["prompt_filter_results"]})),
+        (sse(ROLE, empty, HELLO), sse(ROLE, {**HELLO, "prompt_filter_results": empty["prompt_filter_results"]})),
+        (sse({**FILTERS, "usage": {"total_tokens": 1}}, HELLO), sse({**FILTERS, "usage": {"total_tokens": 1}}, HELLO)),
+    ):
+        assert relay(CHAT).feed(wire) == expected
+        one_by_one = relay(CHAT)
+        assert b"".join(one_by_one.feed(wire[i : i + 1]) for i in range(len(wire))) == expected
 
 
 def test_a_relay_puts_the_event_lines_back() -> None:

@@ -152,13 +152,10 @@ class Held:
         if self._size > HELD_LIMIT:
             raise Fault(Kind.UPSTREAM_FAILED, "SAP AI Core sent more than 8 MiB before any content.")
 
-    def released(self, data: bytes) -> bytes:
-        """All that was kept, and ``data`` after it."""
-        if not self._parts:
-            return data
-        data = b"".join((*self._parts, data))
-        self._parts = []
-        return data
+    def released(self) -> list[bytes]:
+        """All that was kept; from now on nothing is."""
+        parts, self._parts = self._parts, []
+        return parts
 
 
 class Relay(Pipe):
@@ -177,6 +174,7 @@ class Relay(Pipe):
         self._decoder = dialect.stream_decoder()
         self._keepalives = frozenset(_compact(frame.data) for frame in SseDecoder().feed(dialect.keepalive))
         self._unread = b""
+        self._opened = False
         self._progress = Progress()
         self._held = Held()
 
@@ -208,7 +206,7 @@ class Relay(Pipe):
         if (wrong := progress.shortfall()) is not None:
             return last + self._failed(wrong)
         progress.finished = True
-        return self._held.released(last + self._dialect.ending)
+        return last + self._dialect.ending
 
     def fail(self, fault: Fault) -> bytes:
         if self._progress.over():
@@ -232,18 +230,26 @@ class Relay(Pipe):
             if wrong is None and progress.complete:
                 wrong = progress.shortfall()
             if wrong is not None:
-                failed = self._failed(wrong)
-                return b"".join((*out, failed)) if progress.started else b""
+                return b"".join((*out, self._failed(wrong)))
             if len(data) > 40 or _compact(data) not in self._keepalives:
-                out.append(self._framed(data if b"\n" not in data else data.replace(b"\n", b" ")))
+                if b"\n" in data:
+                    data = data.replace(b"\n", b" ")
+                if self._opened:
+                    out.append(self._framed(data))
+                else:
+                    out += self._begun(data)
             if progress.complete:
                 progress.finished = True
                 break
-        passed = b"".join(out)
-        if progress.started:
-            return self._held.released(passed)
-        self._held.keep(passed)
-        return b""
+        return b"".join(out)
+
+    def _begun(self, data: bytes) -> list[bytes]:
+        """Keeps a payload until content begins: then the frames of all."""
+        self._held.keep(data)
+        if not self._progress.started:
+            return []
+        self._opened = True
+        return [self._framed(payload) for payload in self._dialect.opening(self._held.released())]
 
     def _is_notable(self, data: bytes) -> bool:
         for needle in self._notable:  # noqa: SIM110  any() over a generator costs three times as much
@@ -352,7 +358,7 @@ class Translation(Pipe):
     def _given(self, out: list[bytes]) -> bytes:
         written = b"".join(out)
         if self._progress.started:
-            return self._held.released(written)
+            return b"".join((*self._held.released(), written))
         try:
             self._held.keep(written)
         except Fault as fault:
@@ -366,7 +372,7 @@ class Translation(Pipe):
             return b""
         self._progress.finished = True
         out.append(self._encoder.fail(fault, self._answering.request_id))
-        return self._held.released(b"".join(out))
+        return b"".join((*self._held.released(), *out))
 
 
 def translate_response(

@@ -5,7 +5,7 @@ A dialect's module has the pieces; ``DIALECT`` in it binds them. Nothing here pe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from msgspec import Struct
@@ -72,6 +72,10 @@ class Answering(Struct, frozen=True):
     request_id: str = ""
 
 
+def as_they_are(payloads: Sequence[bytes]) -> Sequence[bytes]:
+    return payloads
+
+
 class Dialect(Struct, frozen=True):
     """One wire protocol. ``home``: the model family whose seals its slots carry natively.
 
@@ -84,7 +88,8 @@ class Dialect(Struct, frozen=True):
     if it is not of this dialect. ``encode_fault(fault, request_id)`` is (status, body). ``answers``: top-level members
     one of which every whole answer has. ``ending``: the frames that end an orderly stream, where the dialect has any
     (``message_stop``, ``[DONE]``). ``decode_usage``: the tokens that a whole answer counts, of those of its top-level
-    members that ``counts`` names.
+    members that ``counts`` names. ``opening``: a relayed stream's payloads up to its first content, as
+    clients take them.
     """
 
     name: str
@@ -102,6 +107,7 @@ class Dialect(Struct, frozen=True):
     notable: tuple[bytes, ...]
     answers: tuple[str, ...] = ()
     ending: bytes = b""
+    opening: Callable[[Sequence[bytes]], Sequence[bytes]] = as_they_are
     request_id_header: str = "x-request-id"
     counts: tuple[str, ...] = ("usage",)
     decode_usage: Callable[[Mapping[str, Json]], Usage | None] = lambda _: None

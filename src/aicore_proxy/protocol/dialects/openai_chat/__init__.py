@@ -10,6 +10,7 @@ from __future__ import annotations
 from aicore_proxy.protocol.dialects import Dialect
 from aicore_proxy.protocol.dialects.openai_chat.encode import encode_request
 from aicore_proxy.protocol.dialects.openai_chat.faults import decode_fault, encode_fault
+from aicore_proxy.protocol.dialects.openai_chat.opening import opening
 from aicore_proxy.protocol.dialects.openai_chat.reading import HOME, NAME
 from aicore_proxy.protocol.dialects.openai_chat.request import decode_request
 from aicore_proxy.protocol.dialects.openai_chat.response import decode_response, encode_response
@@ -37,5 +38,6 @@ DIALECT = Dialect(
     notable=(b'"usage":{', b'"finish_reason":"', b'"error"', b'{"message"', b"[DONE]"),
     answers=("choices",),
     ending=ENDING,
+    opening=opening,
     decode_usage=lambda answer: decode_usage(answer.get("usage")),
 )
