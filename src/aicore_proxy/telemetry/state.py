@@ -24,6 +24,7 @@ BREAKER_VALUES: Mapping[BreakerState, int] = {
     BreakerState.OPEN: 1,
     BreakerState.HALF_OPEN: 2,
 }
+TRIES = 5
 PLACE = ("subaccount", "model", "deployment")
 
 
@@ -50,7 +51,16 @@ class State(Collector):
     def describe(self) -> Iterable[Metric]:
         return ()  # else the registry would collect at once, before there is anything
 
-    def collect(self) -> Iterator[Metric]:
+    def collect(self) -> list[Metric]:
+        """May run in a thread, beside the event loop that changes what it reads: begun anew where that got in the way."""
+        for _ in range(TRIES):
+            try:
+                return list(self._read())
+            except RuntimeError:  # a dictionary changed its size
+                continue
+        return []
+
+    def _read(self) -> Iterator[Metric]:
         now = self._clock()
         yield from self._of_deployments(now)
         yield from self._of_subaccounts(now)
