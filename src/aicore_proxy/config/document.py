@@ -19,16 +19,23 @@ from aicore_proxy.config.settings import SettingsError
 Place: TypeAlias = tuple[str | int, ...]
 """Where a value stands: ``("subaccounts", 0, "name")``."""
 
-LARGEST = 4 * 1024 * 1024
-MOST_VALUES = 100_000
+LARGEST = 1024 * 1024
+"""Bytes. Of any file that is read here: configurations, service keys, keys."""
+MOST_VALUES = 50_000
 DEEPEST = 50
-_INT = re.compile(r"[-+]?\d{1,400}")
-_FLOAT = re.compile(r"[-+]?(\.\d+|\d+(\.\d*)?)([eE][-+]?\d+)?")
+LONGEST_SHOWN = 60
+NUMBER = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
 _CONSTANTS: Mapping[str, bool | None] = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
     **dict.fromkeys(("true", "True", "TRUE"), True),
     **dict.fromkeys(("false", "False", "FALSE"), False),
 }
+
+
+class Number(str):
+    """A number in YAML as it is written: where a text is wanted, ``key: 0012`` means these four digits."""
+
+    __slots__ = ()
 
 
 class Document(Struct, frozen=True):
@@ -43,21 +50,43 @@ def written(place: Place) -> str:
     """A place as people write it: ``subaccounts[0].name``."""
     text = ""
     for step in place:
-        text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else step
+        text += f"[{step}]" if isinstance(step, int) else f".{shown(step)}" if text else shown(step)
     return text
+
+
+def shown(name: str) -> str:
+    """A name from a file, fit for a terminal and a log line."""
+    text = printable(name)
+    return text if len(text) <= LONGEST_SHOWN else text[: LONGEST_SHOWN - 1] + "…"
+
+
+def printable(text: str) -> str:
+    """A text without control characters or halves of characters."""
+    return text if text.isprintable() else ascii(text)[1:-1]
 
 
 def read_document(path: Path) -> Document:
     """The file's content. Raises SettingsError, with the line where it can be told."""
-    try:
-        if path.stat().st_size > LARGEST:
-            raise SettingsError([f"{path}: larger than 4 MiB, so it is no configuration file."])
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise SettingsError([f"{path}: cannot be read: {error.strerror or error}."]) from None
-    except UnicodeDecodeError as error:
-        raise SettingsError([f"{path}: not UTF-8 (at byte {error.start})."]) from None
+    text = read_text(path)
     return _json(path, text) if path.suffix == ".json" else _yaml(path, text)
+
+
+def read_text(path: Path) -> str:
+    """The text of a file, its beginning if it is a device that never ends. Raises SettingsError."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(LARGEST + 1)
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else "no file can be called so"
+        raise SettingsError([f"{printable(str(path))}: cannot be read: {why or error}."]) from None
+    if len(content) > LARGEST:
+        raise SettingsError([f"{path}: larger than 1 MiB, so it is no such file."])
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        utf16 = content[:2] in (b"\xff\xfe", b"\xfe\xff")
+        words = "it is UTF-16" if utf16 else f"there is something else at byte {error.start}"
+        raise SettingsError([f"{path}: must be UTF-8, but {words}."]) from None
 
 
 def _json(path: Path, text: str) -> Document:
@@ -65,7 +94,9 @@ def _json(path: Path, text: str) -> Document:
 
     def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in pairs]
-        problems.extend(f"{path}: '{name}' stands twice." for name in dict.fromkeys(names) if names.count(name) > 1)
+        if len(set(names)) < len(names):
+            twice = [shown(name) for name in dict.fromkeys(names) if names.count(name) > 1]
+            problems.extend(f"{path}: '{name}' stands twice." for name in twice)
         return dict(pairs)
 
     try:
@@ -74,11 +105,28 @@ def _json(path: Path, text: str) -> Document:
         raise SettingsError([f"{path}:{error.lineno}: not valid JSON: {error.msg} (column {error.colno})."]) from None
     except (RecursionError, ValueError):
         raise SettingsError([f"{path}: nested too deeply, or with a number that is too long."]) from None
+    if too_deep(value):
+        raise SettingsError([f"{path}: nested too deeply."])
     if not isinstance(value, dict):
         problems.append(f"{path}: must hold an object with settings.")
     if problems:
         raise SettingsError(problems)
     return Document(path, value, {})
+
+
+def too_deep(value: Any) -> bool:
+    """Whether values stand in values in values, so that whoever walks through them may fall."""
+    level = [value]
+    for _ in range(DEEPEST + 1):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        if not level:
+            return False
+    return True
 
 
 def _yaml(path: Path, text: str) -> Document:
@@ -89,9 +137,9 @@ def _yaml(path: Path, text: str) -> Document:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f":{mark.line + 1}" if mark else ""
-        raise SettingsError([f"{path}{line}: not valid YAML: {error.problem or error.context}."]) from None
-    except yaml.YAMLError as error:
-        raise SettingsError([f"{path}: not valid YAML: {str(error).splitlines()[0]}."]) from None
+        raise SettingsError([f"{path}{line}: not valid YAML: {_why(error)}."]) from None
+    except yaml.YAMLError:
+        raise SettingsError([f"{path}: not valid YAML: it has a control character."]) from None
     except RecursionError:
         raise SettingsError([f"{path}: nested too deeply."]) from None
     if value is None:
@@ -101,6 +149,17 @@ def _yaml(path: Path, text: str) -> Document:
     if reader.problems:
         raise SettingsError(reader.problems)
     return Document(path, value, reader.lines)
+
+
+def _why(error: yaml.MarkedYAMLError) -> str:
+    """The parser's words without what it quotes of the file: of ``key: *secret``, the secret."""
+    words = error.problem or error.context or "it cannot be parsed"
+    if "undefined alias" in words:
+        return "a text that begins with * needs quotes"
+    if "cannot start any token" in words:
+        quoted = " (a tab: indent with spaces)" if r"\t" in words else ""
+        return f"a text that begins with a special character like @, ` or % needs quotes{quoted}"
+    return re.sub(r"'[^']{3,}'|\"[^\"]{3,}\"", "…", words)
 
 
 class _Reader:
@@ -153,8 +212,4 @@ class _Reader:
             return text
         if text in _CONSTANTS:
             return _CONSTANTS[text]
-        if _INT.fullmatch(text):
-            return int(text)
-        if _FLOAT.fullmatch(text):
-            return float(text)
-        return text
+        return Number(text) if NUMBER.fullmatch(text) else text

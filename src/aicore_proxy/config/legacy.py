@@ -6,79 +6,116 @@ Field names: their ``config.json.example`` and configuration parsers.
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from msgspec import Struct
+
+from aicore_proxy.config.document import read_text, shown
 from aicore_proxy.config.settings import SettingsError
 
-MARKS = frozenset({"subAccounts", "service_key_json", "deployment_models", "secret_authentication_tokens"})
-KNOWN = MARKS | {"resource_group", "deployment_ids", "model_filters", "host", "port"}
-OF_SUBACCOUNT = frozenset({"resource_group", "service_key_json", "deployment_models", "deployment_ids"})
+MARKS = ("subAccounts", "service_key_json", "deployment_models", "secret_authentication_tokens")
+OF_SUBACCOUNT = ("resource_group", "service_key_json", "deployment_models", "deployment_ids")
+KNOWN = frozenset({*MARKS, *OF_SUBACCOUNT, "model_filters", "host", "port"})
+STRONG = 8
+"""Characters of a token that is a good key here too."""
+
+
+class Read(Struct, frozen=True):
+    """``settings``: ours, not checked yet. ``notes``: what is to be said of them, a line each."""
+
+    settings: dict[str, Any]
+    notes: list[str]
 
 
 def is_legacy(value: Mapping[str, Any]) -> bool:
     """Whether a file's content is of that shape."""
-    return bool(MARKS & value.keys())
+    return any(mark in value for mark in MARKS)
 
 
 def looks_like_it(path: Path) -> bool:
-    """Whether the file is JSON of that shape; never raises."""
-    from aicore_proxy.config.document import read_document  # noqa: PLC0415
-
+    """Whether a file of that shape is there, or a broken one, of which its user should hear."""
+    if not os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises where it may not look
+        return False
     try:
-        return is_legacy(read_document(path).value)
-    except SettingsError as error:
-        # It is broken: if it speaks of what they have, the user should hear of it
-        return any(mark in path.read_text(errors="replace") for mark in MARKS) if "larger" not in str(error) else False
+        text = read_text(path)
+        value = json.loads(text)
+    except SettingsError:
+        return False
+    except (ValueError, RecursionError):
+        return any(mark in text for mark in MARKS)
+    return isinstance(value, dict) and is_legacy(value)
 
 
-def converted(value: Mapping[str, Any], folder: Path) -> tuple[dict[str, Any], list[str]]:
-    """The same as our settings, not checked yet; and what is to be said of it, a line each."""
-    notes = ["read as the configuration of an older proxy; 'aicore-proxy config import' makes our own of it"]
-    settings: dict[str, Any] = {}
-    for name in ("host", "port"):
-        if value.get(name) is not None:
-            settings[name] = value[name]
+def converted(value: Mapping[str, Any], folder: Path, cwd: Path) -> Read:
+    """The same as our settings. ``folder``: the file's; ``cwd``: where they look for service keys."""
+    notes = ["read as the configuration of an older proxy (`aicore-proxy config import` makes our own of it)"]
+    settings: dict[str, Any] = {name: value[name] for name in ("host", "port") if value.get(name) is not None}
     subaccounts = value.get("subAccounts")
     if subaccounts is None:
         subaccounts = {"default": {name: value[name] for name in OF_SUBACCOUNT if name in value}}
     if isinstance(subaccounts, Mapping):
-        settings["subaccounts"] = [_subaccount(name, one, notes, folder) for name, one in subaccounts.items()]
+        settings["subaccounts"] = [
+            _subaccount(str(name), one, notes, (folder, cwd)) for name, one in subaccounts.items()
+        ]
     else:
         settings["subaccounts"] = subaccounts
-    tokens = value.get("secret_authentication_tokens")
-    if isinstance(tokens, list):
-        given = [token for token in dict.fromkeys(map(str, tokens)) if token.strip()]
-        settings["keys"] = [{"name": f"token-{number}", "key": token} for number, token in enumerate(given, 1)]
-    elif tokens is not None:
-        settings["keys"] = tokens
-    if not tokens:
-        notes.append("secret_authentication_tokens is empty: the older proxy let everybody in, this one makes a key")
+    settings["keys"] = _keys(value.get("secret_authentication_tokens"), notes)
     if isinstance(filters := value.get("model_filters"), Mapping):
-        settings["models"] = _filters(filters)
-    notes += [f"'{name}' means nothing here and is left out{_instead(name)}" for name in sorted(value.keys() - KNOWN)]
-    return settings, notes
+        settings["models"] = _filters(filters, notes)
+    notes += [f"'{shown(name)}' has no meaning here{_instead(name)}" for name in value if name not in KNOWN]
+    return Read(settings, notes)
 
 
-def _subaccount(name: str, one: Any, notes: list[str], folder: Path) -> Any:
+def _keys(tokens: Any, notes: list[str]) -> Any:
+    """The tokens as keys. Those that would be refused as ours, short ones, go in by their hash."""
+    if not tokens:
+        notes.append("secret_authentication_tokens is empty: this proxy lets nobody in without a key, so it makes one")
+        return []
+    if not isinstance(tokens, list):
+        return tokens
+    keys: list[Any] = []
+    for number, token in enumerate(dict.fromkeys(token.strip() for token in tokens if isinstance(token, str)), 1):
+        if not token:
+            continue
+        if len(token) >= STRONG and re.fullmatch("[!-~]+", token) and not token.lower().startswith("sha256:"):
+            keys.append({"name": f"token-{number}", "key": token})
+            continue
+        keys.append(
+            {
+                "name": f"token-{number}",
+                "hash": f"sha256:{hashlib.sha256(token.encode('utf-8', 'surrogatepass')).hexdigest()}",
+            }
+        )
+        if len(token) < STRONG:
+            notes.append(f"secret_authentication_tokens[{number - 1}] is so short that it can be guessed")
+    return keys + [token for token in tokens if not isinstance(token, str)]
+
+
+def _subaccount(name: str, one: Any, notes: list[str], folders: tuple[Path, Path]) -> Any:
     if not isinstance(one, Mapping):
         return one
+    own = re.sub(r"[^A-Za-z0-9._@ -]+", "-", name).strip(" .-_@")[:64] or "default"
+    if own != name:
+        notes.append(f"the subaccount '{shown(name)}' is called '{own}' here")
     pinned: dict[str, list[str]] = {}
     for member in ("deployment_models", "deployment_ids"):
         entries = one.get(member) or {}
         if not isinstance(entries, Mapping):
-            return {"name": name, "deployments": entries}
+            return {"name": own, "deployments": entries}
         for model, places in entries.items():
             several = places if isinstance(places, list) else [places]
             pinned.setdefault(str(model).strip(), []).extend(_id(str(place)) for place in several)
-    unknown = sorted(one.keys() - OF_SUBACCOUNT)
-    notes += [f"'{member}' of the subaccount {name} means nothing here and is left out" for member in unknown]
-    settings: dict[str, Any] = {
-        "name": str(name),
-        "service_key_file": _path(str(one.get("service_key_json") or ""), folder),
-    }
+    unknown = [member for member in one if member not in OF_SUBACCOUNT]
+    notes += [f"'{shown(member)}' of the subaccount {own} has no meaning here" for member in unknown]
+    settings: dict[str, Any] = {"name": own}
+    if key := one.get("service_key_json"):
+        settings["service_key_file"] = _path(key, *folders) if isinstance(key, str) else key
     if group := one.get("resource_group"):
         settings["resource_groups"] = [group]
     settings["deployments"] = {model: list(dict.fromkeys(ids)) for model, ids in pinned.items() if ids}
@@ -86,27 +123,29 @@ def _subaccount(name: str, one: Any, notes: list[str], folder: Path) -> Any:
 
 
 def _id(place: str) -> str:
-    """A deployment's id: the last step of its URL, or as it is."""
+    """A deployment's id: a step of its URL, or as it is."""
     match = re.search(r"/deployments/([^/?#]+)", place)
-    return (match[1] if match else place.rstrip("/").rpartition("/")[2]).strip()
+    return (match[1] if match else place.strip().rstrip("/").rpartition("/")[2]).strip()
 
 
-def _path(name: str, folder: Path) -> str:
+def _path(name: str, folder: Path, cwd: Path) -> str:
     """They look in the working directory, which mostly is the file's folder."""
-    return str(Path.cwd() / name) if name and not (folder / name).exists() and Path(name).exists() else name
+    here = os.path.isfile(folder / name), os.path.isfile(cwd / name)  # noqa: PTH113 - it raises nothing
+    return str(cwd / name) if here == (False, True) else name
 
 
-def _filters(filters: Mapping[str, Any]) -> dict[str, Any]:
-    """Regular expressions that must meet the beginning of a name."""
+def _filters(filters: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
+    """Regular expressions that must meet the beginning of a name. Their example has them as ``include_filters``, their
+    parser as ``include``."""
     found: dict[str, Any] = {}
     for kind in ("include", "exclude"):
         patterns = filters.get(kind, filters.get(f"{kind}_filters"))
-        if patterns is not None:
+        if patterns:
             found[kind] = [f"re:{pattern}" for pattern in patterns] if isinstance(patterns, list) else patterns
+    known = {"include", "exclude", "include_filters", "exclude_filters"}
+    notes += [f"'{shown(name)}' of model_filters has no meaning here" for name in filters if name not in known]
     return found
 
 
 def _instead(name: str) -> str:
-    if "cert" in name or "ca_" in name:
-        return ": name certificate authorities of your own with SSL_CERT_FILE"
-    return ""
+    return ": name certificate authorities of your own with SSL_CERT_FILE" if "cert" in name else ""

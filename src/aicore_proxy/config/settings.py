@@ -1,20 +1,18 @@
-"""Every setting: its name, its default, its meaning. Read by load.py; checked as a whole by ``unfit``."""
+"""Every setting: its name, its default, its meaning. Read by load.py, checked as a whole by checks.py."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
-from ipaddress import ip_address, ip_network
+from collections.abc import Mapping
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from msgspec import Struct, field
 
 PREFIX = "AICORE_PROXY_"
 DEFAULT_PORT = 3001
+FALLBACK_REASONS = ("overload", "context_too_long", "content_filter")
 STRATEGIES = ("auto", "affinity", "round_robin", "least_outstanding", "weighted")
-MAY_BE_NONE = ("recovery_wait", "retry_share", "retry_always", "drain_delay", "drain_timeout", "survey_interval")
 SECRETS = frozenset({"api_key", "key", "service_key"})
 """Fields whose values are shown nowhere."""
 
@@ -89,6 +87,11 @@ class RoutingSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """A deployment's id or a subaccount's name -> its tier: the lowest is asked first; others are in tier 0."""
     limits: dict[str, int] = field(default_factory=dict)
     """A deployment's id -> requests in flight at most."""
+    fallbacks: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """A name that clients use, or SAP's -> models that are asked, in order, where that one cannot answer."""
+    fallback_on: tuple[str, ...] = FALLBACK_REASONS
+    """When they are asked: ``overload`` (throttled, failing, timed out everywhere), ``context_too_long``,
+    ``content_filter``."""
 
 
 class Settings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -208,112 +211,6 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
         return f"Settings(host={self.host!r}, port={self.port}, …)"
 
 
-def unfit(settings: Settings) -> Iterator[tuple[str, str]]:
-    """What is wrong with the settings as a whole: the place of each problem, and words that follow it."""
-    for name in ("port", "simulator_port"):
-        if not 0 <= getattr(settings, name) <= 65535:
-            yield name, "must be between 0 and 65535"
-    least_of = {"body_limit": 1024, "head_limit": 1024, "max_attempts": 1, "breaker_failures": 1}
-    for name, least in (least_of | dict.fromkeys(("queue_length", "deployment_limit"), 0)).items():
-        if getattr(settings, name) < least:
-            yield name, f"must be at least {least}"
-    if not 1 <= settings.workers <= 256:
-        yield "workers", "must be between 1 and 256"
-    if settings.log_level not in ("debug", "info", "warning", "error"):
-        yield "log_level", "must be debug, info, warning or error"
-    if settings.log_format not in ("auto", "json", "text"):
-        yield "log_format", "must be auto, json or text"
-    if settings.strategy not in STRATEGIES:
-        yield "strategy", f"must be one of {', '.join(STRATEGIES)}"
-    if not 0 < settings.breaker_error_share <= 1:
-        yield "breaker_error_share", "must be more than 0, at most 1"
-    for f in msgspec.structs.fields(Settings):
-        if f.type is float and not (0 if f.name in MAY_BE_NONE else 1e-9) <= getattr(settings, f.name) < 1e9:
-            yield f.name, f"must be {'at least' if f.name in MAY_BE_NONE else 'more than'} 0 and less than 1e9"
-    if bool(settings.tls_certificate) != bool(settings.tls_key):
-        yield "tls_key" if settings.tls_certificate else "tls_certificate", "is missing: both or none"
-    for number, network in enumerate(settings.trusted_proxies):
-        if not is_network(network):
-            yield f"trusted_proxies[{number}]", "must be an IP address or a network like 10.0.0.0/8"
-    yield from _unfit_subaccounts(settings)
-    yield from _unfit_keys(settings)
-    yield from _unfit_routing(settings)
-
-
-def _unfit_subaccounts(settings: Settings) -> Iterator[tuple[str, str]]:
-    names: set[str] = set()
-    for number, subaccount in enumerate(settings.subaccounts):
-        place = f"subaccounts[{number}]"
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._ -]{0,62}", subaccount.name):
-            yield f"{place}.name", "must be 1 to 63 letters, digits, dots, hyphens, underscores or spaces"
-        if subaccount.name in names:
-            yield f"{place}.name", f"stands twice: '{subaccount.name}'"
-        names.add(subaccount.name)
-        if subaccount.service_key is None:
-            yield place, "needs a service_key or a service_key_file"
-        for kind in ("include", "exclude"):
-            yield from _unfit_patterns(f"{place}.{kind}", getattr(subaccount, kind))
-        for name, ids in subaccount.deployments.items():
-            if not ids:
-                yield f"{place}.deployments.{name}", "must name at least one deployment's id"
-    for kind in ("include", "exclude"):
-        yield from _unfit_patterns(f"models.{kind}", getattr(settings.models, kind))
-
-
-def _unfit_keys(settings: Settings) -> Iterator[tuple[str, str]]:
-    names: dict[str, int] = {}
-    values: dict[str, int] = {}
-    for number, key in enumerate(settings.keys):
-        place = f"keys[{number}]"
-        if not key.name.strip():
-            yield f"{place}.name", "must not be empty"
-        if key.name in names:
-            yield f"{place}.name", f"stands twice: keys[{names[key.name]}] is called '{key.name}' too"
-        names.setdefault(key.name, number)
-        if bool(key.key) == bool(key.hash):
-            yield place, "needs one of key, key_file and hash"
-        elif key.hash and not re.fullmatch(r"sha256:[0-9a-fA-F]{64}", key.hash):
-            yield f"{place}.hash", "must be sha256: and 64 hexadecimal digits"
-        if key.key and key.key in values:
-            yield place, f"is the same key as keys[{values[key.key]}]"
-        values.setdefault(key.key, number)
-        yield from _unfit_patterns(f"{place}.models", key.models)
-
-
-def _unfit_routing(settings: Settings) -> Iterator[tuple[str, str]]:
-    routing = settings.routing
-    for pattern, strategy in routing.strategies.items():
-        if strategy not in STRATEGIES:
-            yield f"routing.strategies.{pattern}", f"must be one of {', '.join(STRATEGIES)}"
-    for target, weight in routing.weights.items():
-        if not 0 <= weight < 1e6:
-            yield f"routing.weights.{target}", "must be at least 0 and less than 1e6"
-    for target, limit in routing.limits.items():
-        if limit < 1:
-            yield f"routing.limits.{target}", "must be at least 1"
-    for alias, model in settings.aliases.items():
-        if not alias.strip() or not model.strip():
-            yield f"aliases.{alias}", "must name a model"
-
-
-def _unfit_patterns(place: str, patterns: tuple[str, ...]) -> Iterator[tuple[str, str]]:
-    for number, pattern in enumerate(patterns):
-        if pattern.startswith("re:"):
-            try:
-                re.compile(pattern[3:])
-            except (re.error, RecursionError, OverflowError):
-                yield f"{place}[{number}]", "is not a regular expression"
-
-
-def is_network(text: str) -> bool:
-    """Whether it is an IP address or a network."""
-    try:
-        ip_network(text, strict=False)
-    except ValueError:
-        return False
-    return True
-
-
 def is_loopback(host: str) -> bool:
     """Whether only this machine can reach ``host``."""
     try:
@@ -322,7 +219,14 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def home_of(environ: Mapping[str, str]) -> Path:
+    """The user's own folder; the working directory for a user who has none, as in some containers."""
+    try:
+        return Path(environ.get("HOME") or "~").expanduser()
+    except RuntimeError:
+        return Path.cwd()
+
+
 def state_folder(environ: Mapping[str, str]) -> Path:
     """Where the proxy keeps what must outlive it: ``$XDG_STATE_HOME/aicore-proxy``."""
-    base = environ.get("XDG_STATE_HOME") or str(Path(environ.get("HOME") or "~").expanduser() / ".local" / "state")
-    return Path(base) / "aicore-proxy"
+    return Path(environ.get("XDG_STATE_HOME") or home_of(environ) / ".local" / "state") / "aicore-proxy"

@@ -14,7 +14,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 import msgspec
 from msgspec import Struct
 
-from aicore_proxy.config.document import Place
+from aicore_proxy.config.document import Number, Place, shown
 
 Tell = Callable[[Place, str], None]
 """Takes a problem: the place, and what is wrong there and would be right."""
@@ -37,7 +37,7 @@ def kinds_of(struct: type[Struct]) -> dict[str, Any]:
 def shaped(value: Any, kind: Any, place: Place, tell: Tell) -> Any:
     """``value`` as ``kind``; what does not fit is told and left out (None)."""
     if kind is Any:
-        return value
+        return _plain(value, place, tell)
     origin, inner = get_origin(kind), get_args(kind)
     if origin is types.UnionType:
         return None if value is None else shaped(value, next(k for k in inner if k is not type(None)), place, tell)
@@ -62,7 +62,7 @@ def _struct(value: Any, kind: type[Struct], place: Place, tell: Tell) -> Struct 
         elif given is not None and (fit := shaped(given, kinds[name], (*place, name), tell)) is not None:
             found[name] = fit
     for field in msgspec.structs.fields(kind):
-        if field.required and field.name not in value:
+        if field.required and value.get(field.name) is None:
             tell((*place, field.name), "is missing")
     try:
         return kind(**found)
@@ -74,8 +74,11 @@ def _mapping(value: Any, inner: Any, place: Place, tell: Tell) -> dict[str, Any]
     if not isinstance(value, Mapping):
         tell(place, f"must be {WANTED[dict]}")
         return None
-    fit = {str(name): shaped(given, inner, (*place, name), tell) for name, given in value.items()}
-    return {name: given for name, given in fit.items() if given is not None}
+    fit = {
+        _text(str(name), (*place, name), tell): shaped(given, inner, (*place, name), tell)
+        for name, given in value.items()
+    }
+    return {name: given for name, given in fit.items() if name is not None and given is not None}
 
 
 def _several(value: Any, inner: Any, place: Place, tell: Tell) -> tuple[Any, ...] | None:
@@ -88,6 +91,27 @@ def _several(value: Any, inner: Any, place: Place, tell: Tell) -> tuple[Any, ...
     return tuple(item for item in fit if item is not None)
 
 
+def _plain(value: Any, place: Place, tell: Tell) -> Any:
+    """Members of a service key: all that count are texts."""
+    match value:
+        case dict():
+            return {_text(str(name), place, tell): _plain(inner, (*place, name), tell) for name, inner in value.items()}
+        case list():
+            return [_plain(inner, (*place, number), tell) for number, inner in enumerate(value)]
+        case str():
+            return _text(value, place, tell)
+    return value
+
+
+def _text(value: str, place: Place, tell: Tell) -> str | None:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        tell(place, "has half of a character (a lone surrogate)")
+        return None
+    return str(value)
+
+
 def _scalar(value: Any, kind: type, place: Place, tell: Tell) -> Any:
     if isinstance(value, Given) and kind is not str:
         try:
@@ -95,6 +119,8 @@ def _scalar(value: Any, kind: type, place: Place, tell: Tell) -> Any:
         except msgspec.ValidationError:
             tell(place, f"must be {WANTED[kind]}")
             return None
+    if isinstance(value, Number) and kind in (int, float):
+        return _number(value, kind, place, tell)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value) if abs(value) < 1e300 else float("inf")
     if kind is str and isinstance(value, int | float) and not isinstance(value, bool):
@@ -102,10 +128,18 @@ def _scalar(value: Any, kind: type, place: Place, tell: Tell) -> Any:
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         tell(place, f"must be {WANTED.get(kind, kind.__name__)}")
         return None
-    return str(value) if kind is str else value
+    return _text(value, place, tell) if isinstance(value, str) else value
+
+
+def _number(value: Number, kind: type, place: Place, tell: Tell) -> Any:
+    try:
+        return kind(value)
+    except ValueError:  # of int: it has a point, or thousands of digits
+        tell(place, f"must be {WANTED[kind]}")
+        return None
 
 
 def suggestion(name: str, known: Mapping[str, Any]) -> str:
     """``: did you mean …?`` where a known name is near."""
-    near = difflib.get_close_matches(str(name), known, 1, cutoff=0.6)
+    near = difflib.get_close_matches(shown(str(name)), known, 1, cutoff=0.6)
     return f": did you mean '{near[0]}'?" if near else f" (there are: {', '.join(known)})" if len(known) < 12 else ""

@@ -131,6 +131,16 @@ class Attempts:
 
     async def whole(self, call: Call) -> bytes:
         """An answer that is not streamed, as the client's dialect has it. Raises the best Fault there was."""
+        first: Fault | None = None
+        while True:
+            try:
+                return await self._of_one_model(call)
+            except Fault as fault:
+                first = first or fault
+                if not call.fall_back(fault):
+                    raise first from None
+
+    async def _of_one_model(self, call: Call) -> bytes:
         ways = self._ways(call)
         while (attempt := await ways.following()) is not None:
             try:
@@ -154,9 +164,26 @@ class Attempts:
         finally:
             await response.close()
 
-    async def stream(self, call: Call) -> AsyncGenerator[bytes, None]:
+    def stream(self, call: Call) -> AsyncGenerator[bytes, None]:
         """An answer in frames of the client's dialect. The first piece comes with the first content; until then it
         raises the best Fault there was. Later faults are frames too."""
+        return self._falling_back(call) if call.may_fall_back else self._stream(call)
+
+    async def _falling_back(self, call: Call) -> AsyncGenerator[bytes, None]:
+        first: Fault | None = None
+        while True:
+            try:
+                async with aclosing(self._stream(call)) as frames:
+                    async for frame in frames:
+                        yield frame
+                return
+            except Fault as fault:
+                first = first or fault
+                if not call.fall_back(fault):
+                    raise first from None
+
+    async def _stream(self, call: Call) -> AsyncGenerator[bytes, None]:
+        """Of one model."""
         ways = self._ways(call)
         while (attempt := await ways.following()) is not None:
             try:
@@ -176,7 +203,9 @@ class Attempts:
         raise ways.verdict()
 
     def _ways(self, call: Call) -> Ways:
-        return Ways(call, self._router, self._queues, self._observer, self._patience.recovery)
+        # Nobody waits where another model may answer at once
+        wait = 0.0 if call.may_fall_back else self._patience.recovery
+        return Ways(call, self._router, self._queues, self._observer, wait)
 
     async def _asked(self, call: Call, attempt: Attempt) -> Asked:
         deployment = attempt.deployment

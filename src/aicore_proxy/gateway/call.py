@@ -14,6 +14,7 @@ from aicore_proxy.gateway.seals import SealKeeper
 from aicore_proxy.landscape import Deployment
 from aicore_proxy.protocol.dialects import Decoding, Dialect
 from aicore_proxy.protocol.envelope import Envelope
+from aicore_proxy.protocol.fault import Fault, Kind
 from aicore_proxy.protocol.neutral import Loss, Request, Usage
 from aicore_proxy.routing.affinity import WARM
 from aicore_proxy.routing.health import Permit
@@ -52,6 +53,13 @@ class Attempt(Struct):
     ended: float = 0.0
 
 
+class Fallback(Struct, frozen=True):
+    """Another model that may answer instead."""
+
+    model: str
+    deployments: tuple[Deployment, ...]
+
+
 class Call:
     """One model call. Owned by the task that handles the request; its attempts are appended as they are made.
 
@@ -59,6 +67,8 @@ class Call:
     which content must have come. ``betas``: the client's ``anthropic-beta`` values. ``strict``: any loss is a 400.
     ``embeds``: embeddings are wanted. ``read_at``: when the catalog of ``deployments`` was read, monotonic seconds.
     ``session``: the conversation's key (``gateway/session.py``); ``warm_seconds``: for which its prefix is cached.
+    ``fallbacks``: models that are asked next where this one cannot answer, for reasons among ``falls_back_on``;
+    ``fallback``: the one that is asked instead by now.
     """
 
     def __init__(
@@ -77,6 +87,8 @@ class Call:
         betas: tuple[str, ...] = (),
         strict: bool = False,
         embeds: bool = False,
+        fallbacks: tuple[Fallback, ...] = (),
+        falls_back_on: frozenset[Kind] = frozenset(),
         read_at: float = float("-inf"),
         session: int | None = None,
         warm_seconds: float = WARM,
@@ -94,6 +106,9 @@ class Call:
         self.strict = strict
         self.embeds = embeds
         self.seals = seals
+        self.fallback = ""
+        self._fallbacks = list(fallbacks)
+        self._falls_back_on = falls_back_on
         self.read_at = read_at
         self.session = session
         self.warm_seconds = warm_seconds
@@ -114,6 +129,20 @@ class Call:
     def waited(self, now: float) -> float:
         """Seconds for which SAP was waited for until now."""
         return self._waited + (now - self._waiting_since if self._waiting_since else 0.0)
+
+    @property
+    def may_fall_back(self) -> bool:
+        """Whether another model may still answer instead."""
+        return bool(self._fallbacks)
+
+    def fall_back(self, fault: Fault) -> bool:
+        """Goes on to the next model, if ``fault`` is a reason and there is time; whether it did."""
+        if fault.kind not in self._falls_back_on or not self._fallbacks or time.monotonic() >= self.deadline:
+            return False
+        following = self._fallbacks.pop(0)
+        self.fallback = self.sap_model = following.model
+        self.deployments = following.deployments
+        return True
 
     @cached_property
     def request(self) -> Request:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -15,7 +15,7 @@ from msgspec import Struct
 from aicore_proxy.backends.served import unserved
 from aicore_proxy.gateway import counting, listing, permits
 from aicore_proxy.gateway.attempts import Attempts, answering
-from aicore_proxy.gateway.call import Call
+from aicore_proxy.gateway.call import Call, Fallback
 from aicore_proxy.gateway.embedding import embedded
 from aicore_proxy.gateway.exchange import ClientRequest, Fields, Head, Reply, StreamReply
 from aicore_proxy.gateway.keys import Caller, Keys
@@ -45,6 +45,29 @@ class Endpoint(Struct, frozen=True):
     route: str
     dialect: Dialect
     refused: Callable[[Envelope], Fault | None] = lambda _: None
+
+
+REASONS = {
+    "overload": (Kind.RATE_LIMITED, Kind.OVERLOADED, Kind.UPSTREAM_FAILED, Kind.TIMEOUT),
+    "context_too_long": (Kind.CONTEXT_TOO_LONG,),
+    "content_filter": (Kind.CONTENT_FILTERED,),
+}
+"""Why another model may be asked: the operator's word -> kinds of Fault."""
+
+
+class Fallbacks:
+    """Which models are asked where one cannot answer. ``models``: by a client's name or SAP's, others in order;
+    ``reasons``: of REASONS."""
+
+    def __init__(self, models: Mapping[str, tuple[str, ...]] | None = None, reasons: Iterable[str] = REASONS) -> None:
+        self._models = {name.strip().lower(): others for name, others in (models or {}).items()}
+        self.reasons = frozenset(kind for reason in reasons for kind in REASONS[reason])
+
+    def of(self, name: str, model: str) -> tuple[str, ...]:
+        """Those for a client's ``name``, which leads to SAP's ``model``."""
+        if not self._models:
+            return ()
+        return self._models.get(name.strip().lower()) or self._models.get(model.lower(), ())
 
 
 class Landscape:
@@ -98,6 +121,7 @@ class Gateway:
         body_limit: int,
         deadline: float,
         sticky: Callable[[str], bool] = lambda _: False,
+        fallbacks: Fallbacks | None = None,
     ) -> None:
         self._keys = keys
         self._landscape = landscape
@@ -107,6 +131,7 @@ class Gateway:
         self._body_limit = body_limit
         self._deadline = deadline
         self._sticky = sticky
+        self._fallbacks = fallbacks or Fallbacks()
         self._started = int(time.time())
 
     async def generate(self, request: ClientRequest, endpoint: Endpoint) -> Reply | StreamReply:
@@ -191,6 +216,8 @@ class Gateway:
             betas=beta_values(request),
             strict=(request.header(STRICT) or "").lower() in ("1", "true", "yes"),
             embeds=embeds,
+            fallbacks=() if embeds else self._fallbacks_of(envelope.get("model", str) or "", model, caller),
+            falls_back_on=self._fallbacks.reasons,
             read_at=self._landscape.catalog.read_at,
             session=session_of(request, envelope, caller.key_id, model) if sticky else None,
             warm_seconds=warm_seconds(envelope) if sticky else WARM,
@@ -213,6 +240,17 @@ class Gateway:
         if caller.models and not permits.may_use(caller, name, self._landscape.catalog):
             raise permits.forbidden(caller, name, self._landscape.catalog)
         return serving
+
+    def _fallbacks_of(self, name: str, model: str, caller: Caller) -> tuple[Fallback, ...]:
+        """What is configured for a client's name, or for the model that it leads to; of it what is served, and what the
+        caller's key is for."""
+        catalog = self._landscape.catalog
+        found = [
+            Fallback(serving[0].model, serving)
+            for other in self._fallbacks.of(name, model)
+            if (serving := catalog.serving(other)) and permits.may_use(caller, other, catalog)
+        ]
+        return tuple(fallback for fallback in found if fallback.model != model)
 
     def _listed(self, request: ClientRequest, dialect: Dialect, name: str | None, catalog: Catalog) -> object:
         if dialect.name == "anthropic_messages":
@@ -252,6 +290,8 @@ class Gateway:
         """Status and fields of an answer, at the moment when it is known who answered."""
         account.answers()
         told: list[tuple[str, str]] = [("x-aicore-proxy-model", call.sap_model)]
+        if call.fallback:
+            told.append(("x-aicore-proxy-fallback", call.fallback))
         if call.attempts:
             serving = call.attempts[-1]
             told.append(("x-aicore-proxy-attempts", str(serving.number)))

@@ -58,7 +58,7 @@ class Ways:
         """The next attempt, begun: it must be ended. None: nobody else may be asked, or there is no time. Raises Fault
         where the queue is full, or it has waited there for as long as it may."""
         try:
-            if not self._asked and self._queues.waiting(self._call.sap_model):
+            if not self._asked and not self._call.may_fall_back and self._queues.waiting(self._call.sap_model):
                 await self._queue()  # whoever waits comes first
             while True:
                 now = time.monotonic()
@@ -114,7 +114,7 @@ class Ways:
         now = time.monotonic()
         recovery = self._router.recovery(self._query(now), self._call.deployments, self._call.read_at)
         if not self._faults:
-            return unasked(self._call.model, recovery, now)
+            return unasked(self._call.sap_model, recovery, now)
         best = best_of(self._faults)
         if best.kind is Kind.RATE_LIMITED and recovery is not None and recovery.reason is Reason.COOLDOWN:
             best.retry_after = recovery.until - now
@@ -163,6 +163,8 @@ class Ways:
         requests as they may have. Whether a new plan is worth a try."""
         recovery = self._router.recovery(query, self._call.deployments, self._call.read_at)
         if recovery is not None and recovery.reason is Reason.FULL:
+            if self._call.may_fall_back:
+                return False
             await self._queue()
             self._left, self._asked = None, []
             return True

@@ -20,7 +20,7 @@ from aicore_proxy.backends.gcp_vertexai import GcpVertexAI
 from aicore_proxy.config.settings import Settings, is_loopback
 from aicore_proxy.gateway.attempts import Attempts, Patience
 from aicore_proxy.gateway.exchange import ClientRequest, Reply, Timings
-from aicore_proxy.gateway.gateway import Gateway, Landscape
+from aicore_proxy.gateway.gateway import Fallbacks, Gateway, Landscape
 from aicore_proxy.gateway.keys import Keys, clashes
 from aicore_proxy.gateway.queues import QueueLimits, Queues
 from aicore_proxy.gateway.seals import SealKeeper
@@ -261,6 +261,7 @@ class Proxy:
             body_limit=settings.body_limit,
             deadline=settings.deadline,
             sticky=sticky,
+            fallbacks=Fallbacks(settings.routing.fallbacks, settings.routing.fallback_on),
         )
         endpoints = Endpoints(gateway, DIALECTS, {"/v1/messages": thread_refused})
         return Generation(configuration, tokens, landscape, router, endpoints)
