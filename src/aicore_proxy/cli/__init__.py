@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from aicore_proxy import __version__
+from aicore_proxy.cli.chat import chat
 from aicore_proxy.cli.completion import completion
 from aicore_proxy.cli.doctor.command import doctor
 from aicore_proxy.cli.health import health
@@ -26,3 +27,4 @@ main.add_command(doctor)
 main.add_command(models)
 main.add_command(health)
 main.add_command(completion)
+main.add_command(chat)

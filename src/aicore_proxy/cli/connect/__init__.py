@@ -1,0 +1,1 @@
+"""``aicore-proxy connect``: settings of coding tools and SDKs for this proxy."""
