@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from aicore_proxy import __version__
+from aicore_proxy.cli.bench import bench
 from aicore_proxy.cli.chat import chat
 from aicore_proxy.cli.completion import completion
 from aicore_proxy.cli.doctor.command import doctor
@@ -28,3 +29,4 @@ main.add_command(models)
 main.add_command(health)
 main.add_command(completion)
 main.add_command(chat)
+main.add_command(bench)
