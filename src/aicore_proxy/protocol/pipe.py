@@ -245,11 +245,11 @@ class Relay(Pipe):
 
     def _begun(self, data: bytes) -> list[bytes]:
         """Keeps a payload until content begins: then the frames of all."""
-        self._held.keep(data)
         if not self._progress.started:
+            self._held.keep(data)
             return []
         self._opened = True
-        return [self._framed(payload) for payload in self._dialect.opening(self._held.released())]
+        return [self._framed(payload) for payload in self._dialect.opening([*self._held.released(), data])]
 
     def _is_notable(self, data: bytes) -> bool:
         for needle in self._notable:  # noqa: SIM110  any() over a generator costs three times as much
