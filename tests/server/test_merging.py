@@ -86,7 +86,7 @@ def test_what_is_told_survives_the_channel_also_where_it_is_no_number() -> None:
     process.observe("chat", 0.5)
     process.lag.set(float("nan"))
 
-    told = Exposed(7, families(process.registry))
+    told = Exposed(7, tuple(families(process.registry)))
     heard = msgspec.json.decode(msgspec.json.encode(told), type=FromWorker)
 
     assert heard == told

@@ -21,17 +21,12 @@ LASTING = ("counter", "histogram", "summary")
 """Kinds that outlive the process that counted."""
 
 
-def families(registry: CollectorRegistry) -> tuple[Family, ...]:
-    """What a process tells of its metrics. Values that are no finite numbers are left out."""
-    return tuple(
-        Family(
-            metric.name,
-            metric.type,
-            metric.documentation,
-            tuple((s.name, tuple(s.labels.items()), s.value) for s in metric.samples if math.isfinite(s.value)),
-        )
-        for metric in registry.collect()
-    )
+def families(registry: CollectorRegistry) -> Iterator[Family]:
+    """What a process tells of its metrics, one after the other: there may be thousands of samples. Values that are no
+    finite numbers are left out."""
+    for metric in registry.collect():
+        samples = ((s.name, tuple(s.labels.items()), s.value) for s in metric.samples if math.isfinite(s.value))
+        yield Family(metric.name, metric.type, metric.documentation, tuple(samples))
 
 
 def lasting(told: Iterable[Family]) -> tuple[Family, ...]:
@@ -39,7 +34,7 @@ def lasting(told: Iterable[Family]) -> tuple[Family, ...]:
     return tuple(family for family in told if family.kind in LASTING)
 
 
-def merged(processes: Iterable[Sequence[Family]]) -> tuple[Family, ...]:
+def merged(processes: Iterable[Iterable[Family]]) -> tuple[Family, ...]:
     """The metrics of all processes together."""
     found: dict[str, tuple[Family, dict[tuple[str, tuple[tuple[str, str], ...]], float]]] = {}
     for told in processes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -12,6 +13,9 @@ Listener = Callable[[Any], None]
 
 class Peers(Protocol):
     """The other processes. Nothing here makes a request wait."""
+
+    others: bool
+    """Whether there are any."""
 
     def ready(self, own: bool) -> bool:
         """Whether clients should come: all processes are ready (``own``: this one is), and none is told to end."""
@@ -34,6 +38,7 @@ class Alone:
     """A process that serves by itself."""
 
     def __init__(self) -> None:
+        self.others = False
         self.leaving = False
         """Set once it is told to end."""
 
@@ -41,7 +46,7 @@ class Alone:
         return own and not self.leaving
 
     async def exposition(self, metrics: Metrics) -> tuple[bytes, str]:
-        return metrics.exposition()
+        return await asyncio.to_thread(metrics.exposition)  # thousands of lines: not in the way of streams
 
     def publish(self, topic: str, value: object) -> None:
         """There is nobody to tell."""

@@ -11,6 +11,7 @@ import logging
 import signal
 import socket
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from itertools import count
 from typing import Any
@@ -55,6 +56,8 @@ LOOK = 0.1
 SNAPSHOT = 0.5
 """Seconds between two snapshots of the metrics, as long as there is traffic: what a killed worker did after its last
 one is not counted."""
+SNAPSHOT_SHARE = 0.01
+"""Share of the time that they may take: with thousands of series they are told more rarely."""
 GATHER = 2.0
 """Seconds that the metrics of the others are waited for."""
 
@@ -63,6 +66,7 @@ class Siblings:
     """The other workers, as far as the parent tells. Owns what is asked and not answered yet."""
 
     def __init__(self, channel: Channel) -> None:
+        self.others = True
         self.whole = False
         """Whether all workers are ready, and none of this proxy's processes is told to end."""
         self._channel = channel
@@ -82,10 +86,10 @@ class Siblings:
                 told = await self._asked[number]
         except TimeoutError:
             log.warning("The other workers' metrics did not come in time: only this one's are shown")
-            return metrics.exposition()
+            return await asyncio.to_thread(metrics.exposition)
         finally:
             del self._asked[number]
-        return exposition(merged(told.processes))
+        return await asyncio.to_thread(lambda: exposition(merged(told.processes)))
 
     def publish(self, topic: str, value: object) -> None:
         self._channel.send(Hint(topic, raw(value)))
@@ -132,12 +136,12 @@ class Worker:
             for name, work in (
                 ("parent", self._hear(messages)),
                 ("readiness", self._tell_readiness()),
-                ("snapshots", self._tell_metrics()),
+                ("snapshots", self._tell_snapshots()),
             ):
                 self._proxy.supervisor.start(name, work)
             await self._over.wait()
         finally:
-            self._channel.send(Exposed(0, self._families()))
+            self._channel.send(Exposed(0, tuple(families(self._proxy.metrics.registry))))
             await self._proxy.aclose()
 
     async def _hear(self, messages: AsyncIterator[Any]) -> None:
@@ -160,7 +164,7 @@ class Worker:
             case Configure(number, configuration):
                 await self._configure(number, configuration)
             case Expose(number):
-                self._channel.send(Exposed(number, self._families()))
+                await self._tell_metrics(number)
             case Gathered():
                 self._peers.gathered(message)
             case Hint():
@@ -206,17 +210,26 @@ class Worker:
                 self._channel.send(now)
             await asyncio.sleep(LOOK)
 
-    async def _tell_metrics(self) -> None:
-        seen = -1
+    async def _tell_snapshots(self) -> None:
+        seen, took = -1, 0.0
         while True:
-            await asyncio.sleep(SNAPSHOT)
+            await asyncio.sleep(max(SNAPSHOT, took / SNAPSHOT_SHARE))
             answered = self._serving.acceptor.answered
             if answered != seen or self._proxy.endpoint.live:
                 seen = answered
-                self._channel.send(Exposed(0, self._families()))
+                took = await self._tell_metrics(0)
 
-    def _families(self) -> tuple[Family, ...]:
-        return families(self._proxy.metrics.registry)
+    async def _tell_metrics(self, number: int) -> float:
+        """Tells all metrics, letting others run in between; returns the seconds that it took itself."""
+        told: list[Family] = []
+        took, began = 0.0, time.perf_counter()
+        for family in families(self._proxy.metrics.registry):
+            told.append(family)
+            took += time.perf_counter() - began
+            await asyncio.sleep(0)
+            began = time.perf_counter()
+        self._channel.send(Exposed(number, tuple(told)))
+        return took
 
 
 async def work(descriptor: int) -> None:
@@ -246,7 +259,8 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 def main() -> None:
     """A worker's process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for the parent to act on
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)  # for the parent to act on, also where all processes get them
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(work(int(sys.argv[1])))
 
