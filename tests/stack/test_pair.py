@@ -89,7 +89,10 @@ async def test_a_client_that_leaves_frees_the_upstream_within_a_second(
         assert all(talk.gone_at >= left - 0.5 for talk in peer.talks)
 
 
-async def test_a_client_that_reads_nothing_holds_the_upstream_back(relay: RelayProcess) -> None:
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+async def test_a_client_that_reads_nothing_holds_the_upstream_back(
+    relay: RelayProcess, authority: Authority, tls: bool
+) -> None:
     piece = chunk(b"x" * 65536)
     total = 40 * 1024 * 1024
 
@@ -101,7 +104,7 @@ async def test_a_client_that_reads_nothing_holds_the_upstream_back(relay: RelayP
         await talk.send(b"0\r\n\r\n")
         await talk.until_gone()
 
-    async with listening(push) as peer:
+    async with listening(push, authority.server("127.0.0.1") if tls else None) as peer:
         memory = psutil.Process(relay.process.pid)
         before = memory.memory_info().rss
         client = socket.create_connection(("127.0.0.1", relay.port))
@@ -122,7 +125,10 @@ async def test_a_client_that_reads_nothing_holds_the_upstream_back(relay: RelayP
         writer.close()
 
 
-async def test_each_event_of_a_slow_upstream_goes_out_before_the_next_one_is_sent(relay: RelayProcess) -> None:
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+async def test_each_event_of_a_slow_upstream_goes_out_before_the_next_one_is_sent(
+    relay: RelayProcess, authority: Authority, tls: bool
+) -> None:
     sent: list[float] = []
 
     async def slowly(talk: Talk, peer: Peer) -> None:
@@ -134,7 +140,7 @@ async def test_each_event_of_a_slow_upstream_goes_out_before_the_next_one_is_sen
             await asyncio.sleep(0.2)
         await talk.send(b"0\r\n\r\n")
 
-    async with listening(slowly) as peer:
+    async with listening(slowly, authority.server("127.0.0.1") if tls else None) as peer:
         reader, writer = await asyncio.open_connection("127.0.0.1", relay.port)
         writer.write(question("/stream", peer.url()))
         came: list[float] = []
@@ -147,14 +153,46 @@ async def test_each_event_of_a_slow_upstream_goes_out_before_the_next_one_is_sen
     assert sorted(delays)[5] < 0.05, delays
 
 
-async def test_a_thousand_posts_on_connections_just_closed_all_succeed(relay: RelayProcess) -> None:
+@pytest.mark.parametrize("path", ["/stream", "/whole"])
+@pytest.mark.parametrize("end", ["fin", "rst", "short"])
+async def test_a_body_cut_in_the_middle_is_no_end_for_the_client(relay: RelayProcess, path: str, end: str) -> None:
+    """Whoever gets a body that was cut must see that it was: no last chunk, no whole answer."""
+
+    async def cut(talk: Talk, peer: Peer) -> None:
+        await talk.request()
+        if end == "short":
+            await talk.send(OK + b"content-length: 100\r\n\r\ndata: half")
+        else:
+            await talk.send(CHUNKED + chunk(b"data: half"))
+        await asyncio.sleep(0.1)
+        if end == "rst":
+            talk.reset()
+
+    async with listening(cut) as peer:
+        reader, writer = await asyncio.open_connection("127.0.0.1", relay.port)
+        writer.write(question(path, peer.url()))
+        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+        if path == "/stream":
+            assert head.startswith(b"HTTP/1.1 200")
+            body = await asyncio.wait_for(reader.read(), 5)
+            assert b"data: half" in body
+            assert not body.endswith(b"0\r\n\r\n")
+        else:
+            assert not head.startswith(b"HTTP/1.1 200")
+        writer.close()
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+async def test_a_thousand_posts_on_connections_just_closed_all_succeed(
+    relay: RelayProcess, authority: Authority, tls: bool
+) -> None:
     async def once(talk: Talk, peer: Peer) -> None:
         """Answers, and closes without having said so."""
         await talk.request()
         peer.requests += 1
         await talk.send(whole(b"{}"))
 
-    async with listening(once) as peer:
+    async with listening(once, authority.server("127.0.0.1") if tls else None) as peer:
         reader, writer = await asyncio.open_connection("127.0.0.1", relay.port)
         for _ in range(1000):
             writer.write(question("/whole", peer.url()))

@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import socket
 import time
+import zlib
 from collections.abc import AsyncIterator, Callable
 
 import psutil
@@ -168,6 +169,30 @@ async def test_an_encoding_that_nobody_asked_for(
         with pytest.raises(UpstreamError, match=error) as caught:
             await response.read(1 << 20)
         assert caught.value.phase is Phase.BODY
+
+
+async def test_a_compressed_stream_is_given_piece_by_piece(upstream: AiohttpUpstream) -> None:
+    events = [b"data: %d\n\n" % number for number in range(4)]
+    deflater = zlib.compressobj(wbits=zlib.MAX_WBITS | 16)
+    pieces = [deflater.compress(event) + deflater.flush(zlib.Z_SYNC_FLUSH) for event in events]
+    taken = asyncio.Event()
+
+    async def slowly(talk: Talk, peer: Peer) -> None:
+        await talk.request()
+        await talk.send(CHUNKED.replace(b"\r\n\r\n", b"\r\ncontent-encoding: gzip\r\n\r\n"))
+        for piece in pieces:
+            taken.clear()
+            await talk.send(chunk(piece))
+            await asyncio.wait_for(taken.wait(), 2.0)
+        await talk.send(chunk(deflater.flush()) + b"0\r\n\r\n")
+
+    async with listening(slowly) as peer:
+        response = await upstream.send(post(peer))
+        got = []
+        async for piece in response.chunks():
+            got.append(piece)
+            taken.set()
+        assert got == events
 
 
 async def test_a_long_body_is_read_to_the_limit_and_its_connection_ended(upstream: AiohttpUpstream) -> None:
