@@ -237,6 +237,42 @@ def test_the_events_of_a_stream() -> None:
     ]
 
 
+def partial(call: dict[str, Any], **beside: Any) -> dict[str, Any]:
+    return chunk({"functionCall": call, **beside})
+
+
+def piece(path: str, more: bool = False, **value: Any) -> dict[str, Any]:
+    return {"jsonPath": path, **value, **({"willContinue": True} if more else {})}
+
+
+def test_arguments_in_pieces_are_put_together() -> None:
+    """Vertex AI's ``streamFunctionCallArguments``."""
+    signature = base64.b64encode(b"signed").decode()
+    events = stream_events([
+        partial({"name": "book", "willContinue": True}, thoughtSignature=signature),
+        partial({"partialArgs": [piece("$.city", True, stringValue="New ")], "willContinue": True}),
+        partial({"partialArgs": [piece("$.city", stringValue="York"), piece("$.days", numberValue=2)],
+                 "willContinue": True}),
+        partial({"partialArgs": [piece("$.guests[0].name", stringValue="Ada"), piece("$['a b'].c", boolValue=False),
+                                 piece("$.guests[1].name", nullValue="NULL_VALUE"), piece("no path", stringValue="x"),
+                                 piece("$.guests[9999999]", stringValue="x"), piece("$.city.deep", stringValue="y")],
+                 "willContinue": True}),
+        partial({}),
+        partial({"name": "wait", "args": {}}),
+        partial({"name": "cut", "partialArgs": [piece("$.a", stringValue="b")], "willContinue": True}),
+        {"candidates": [{"finishReason": "STOP", "index": 0}]},
+    ])  # fmt: skip
+    calls = [part for part in fold(events).candidates[0].parts if isinstance(part, ToolCall)]
+    assert [call.name for call in calls] == ["book", "wait", "cut"]
+    assert calls[0].seal == Seal("gemini", signature)
+    guests = [{"name": "Ada"}, {"name": None}]
+    assert json.loads(calls[0].arguments) == {
+        "city": "New York", "days": 2, "guests": guests, "a b": {"c": False}
+    }  # fmt: skip
+    assert [json.loads(call.arguments or "{}") for call in calls[1:]] == [{}, {"a": "b"}]
+    assert fold(events).candidates[0].finish == "tool_calls"
+
+
 def test_text_goes_on_with_or_without_new_counts() -> None:
     counts = {"usageMetadata": {"promptTokenCount": 5, "candidatesTokenCount": 1}}
     more = {"usageMetadata": {"promptTokenCount": 5, "candidatesTokenCount": 2}}

@@ -1,6 +1,7 @@
 """streamGenerateContent, in both directions: SSE of whole GenerateContentResponses, a piece of the answer in each.
 
-Function calls come whole in one part, several in one chunk; a stream ends with a ``finishReason`` and no terminator.
+Function calls come whole in one part, several in one chunk, or in pieces where that was asked for (``partial.py``); a
+stream ends with a ``finishReason`` and no terminator.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from aicore_proxy.protocol.dialects import Answering
+from aicore_proxy.protocol.dialects.gemini.partial import Gathering
 from aicore_proxy.protocol.dialects.gemini.parts import alone, bears
 from aicore_proxy.protocol.dialects.gemini.response import (
     BROKEN,
@@ -147,13 +149,18 @@ class _Candidate(Struct):
     index: int = -1
     opened: type[Text] | type[Reasoning] | None = None
     called: bool = False
+    gathering: Gathering = msgspec.field(default_factory=Gathering)
 
     def fed(self, wire: Mapping[str, Json]) -> list[Event]:
         events: list[Event] = []
         for piece in as_objects(as_object(wire.get("content")).get("parts")):
-            for part in answer_parts(piece):
-                self._part(part, events)
+            if (whole := self.gathering.taken(piece)) is not None:
+                self._read(whole, events)
         return events
+
+    def _read(self, piece: Mapping[str, Json], events: list[Event]) -> None:
+        for part in answer_parts(piece):
+            self._part(part, events)
 
     def _part(self, part: Part, events: list[Event]) -> None:
         match part:
@@ -217,6 +224,8 @@ class _Candidate(Struct):
         if not reason or self.over or reason == "FINISH_REASON_UNSPECIFIED":
             return []
         self.over = True
+        if (call := self.gathering.ended()) is not None:
+            self._read(call, events)
         self.close(events)
         if reason in BROKEN and self.index < 0:
             events.append(Failure(broken(reason, as_text(wire.get("finishMessage")))))
