@@ -96,8 +96,8 @@ def test_everything_else_is_refused(asked: ClientRequest) -> None:
 
 def test_a_key_can_be_looked_up() -> None:
     keys = Keys([client_key("mine", "right")], Throttle(failures=1), clock=Clock())
-    assert keys.knows("right")
-    assert not any(keys.knows(key) for key in ("", "wrong", "righ"))
+    assert keys.named("right") is not None
+    assert not any(keys.named(key) for key in ("", "wrong", "righ"))
     assert fails(keys)[0] is Kind.UNAUTHENTICATED
 
 

@@ -105,10 +105,10 @@ def test_clashes_are_named_and_change_nothing() -> None:
     keys = Keys([client_key("old", "old")])
     with pytest.raises(ValueError, match="the same key"):
         keys.replace(twice)
-    assert keys.knows("old")
+    assert keys.named("old") is not None
     keys.replace([client_key("new", "new")])
-    assert keys.knows("new")
-    assert not keys.knows("old")
+    assert keys.named("new") is not None
+    assert keys.named("old") is None
 
 
 @pytest.mark.timed

@@ -19,6 +19,7 @@ from aicore_proxy.protocol.neutral import Loss, Request, Usage
 from aicore_proxy.routing.affinity import WARM
 from aicore_proxy.routing.health import Permit
 from aicore_proxy.routing.outcome import Outcome
+from aicore_proxy.routing.router import Plan
 
 
 class Attempt(Struct):
@@ -51,6 +52,13 @@ class Attempt(Struct):
     events: int = 0
     """Frames of a stream that were sent to the client."""
     ended: float = 0.0
+
+
+class Planned(Struct, frozen=True):
+    """A plan, and when it was made: monotonic seconds."""
+
+    at: float
+    plan: Plan
 
 
 class Fallback(Struct, frozen=True):
@@ -113,6 +121,7 @@ class Call:
         self.session = session
         self.warm_seconds = warm_seconds
         self.attempts: list[Attempt] = []
+        self.plans: list[Planned] = []
         self._waited = 0.0
         self._waiting_since = 0.0
 

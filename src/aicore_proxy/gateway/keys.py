@@ -147,9 +147,10 @@ class Keys:
         words = "An API key is needed: send it as 'Authorization: Bearer <key>' or 'x-api-key: <key>'."
         raise Fault(Kind.UNAUTHENTICATED, words, code="invalid_api_key", headers=(("www-authenticate", "Bearer"),))
 
-    def knows(self, key: str) -> bool:
-        """Whether a key is one of them; a wrong one is not counted as a failure."""
-        return self._known(_digest(key)) is not None
+    def named(self, key: str) -> str | None:
+        """The name of a key, None where it is none of them; that is not counted as a failure."""
+        known = self._known(_digest(key))
+        return known.name if known is not None else None
 
     def _known(self, digest: bytes) -> Caller | None:
         found = self._keys.get(self._blinded(digest))

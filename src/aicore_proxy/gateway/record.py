@@ -9,7 +9,7 @@ from typing import Literal, Protocol, TypeAlias
 
 from msgspec import Struct
 
-from aicore_proxy.gateway.call import Attempt, Call
+from aicore_proxy.gateway.call import Attempt, Call, Planned
 from aicore_proxy.gateway.exchange import ClientRequest, Ending
 from aicore_proxy.gateway.keys import Caller
 from aicore_proxy.protocol.fault import Kind
@@ -36,6 +36,12 @@ class Record(Struct, frozen=True):
     model: str = ""
     stream: bool = False
     attempts: tuple[Attempt, ...] = ()
+    plans: tuple[Planned, ...] = ()
+    """Whom it was to ask: one plan, or several where it waited or fell back."""
+    fallback: str = ""
+    """The model that was asked instead, SAP's name."""
+    began: float = 0.0
+    """When the request came in, monotonic seconds."""
     kind: str = ""
     """The Fault's kind, where it ended in one, be it in the middle of a stream."""
     first_byte: float | None = None
@@ -156,6 +162,9 @@ class Account:
             model=call.sap_model if call is not None else "",
             stream=call.stream if call is not None else False,
             attempts=attempts,
+            plans=tuple(call.plans) if call is not None else (),
+            fallback=call.fallback if call is not None else "",
+            began=received,
             kind=self.kind or (last.kind if last is not None else ""),
             first_byte=last.first_byte - received if last is not None and last.first_byte else None,
             first_content=last.first_content - received if last is not None and last.first_content else None,

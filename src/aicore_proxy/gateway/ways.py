@@ -11,7 +11,7 @@ import re
 import time
 from collections.abc import Callable
 
-from aicore_proxy.gateway.call import Attempt, Call
+from aicore_proxy.gateway.call import Attempt, Call, Planned
 from aicore_proxy.gateway.queues import Place, Queues
 from aicore_proxy.gateway.record import Observer
 from aicore_proxy.landscape import Deployment
@@ -21,6 +21,8 @@ from aicore_proxy.routing.outcome import Outcome, best_of
 from aicore_proxy.routing.router import Next, Router
 from aicore_proxy.routing.strategies import Query
 
+MOST_PLANS = 8
+"""That a request remembers: one that waits in a queue makes a plan a second."""
 SPREAD = 1.0
 """Seconds over which those that waited for one recovery are woken."""
 _PROVIDER_LIMIT = re.compile(r"\btokens?\b.{0,40}\b(limit|quota|per minute)\b|too many tokens", re.IGNORECASE)
@@ -128,7 +130,10 @@ class Ways:
             if len(self._asked) >= self._router.max_attempts:
                 return None
             return self._router.following(query, self._left, self._asked, self._call.read_at)
-        self._left = list(self._router.plan(query, self._call.deployments, self._call.read_at).ranked)
+        plan = self._router.plan(query, self._call.deployments, self._call.read_at)
+        if len(self._call.plans) < MOST_PLANS:
+            self._call.plans.append(Planned(query.now, plan))
+        self._left = list(plan.ranked)
         return Next(self._left[0]) if self._left else None
 
     def _begun(self, deployment: Deployment) -> Attempt:

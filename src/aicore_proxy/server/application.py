@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import msgspec
 from fastapi import FastAPI, Request, Response
 from fastapi.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -12,6 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from aicore_proxy import __version__
 from aicore_proxy.server.endpoints import openapi_paths
 
+WHY = "/why/"
 LIVE = ("/health", "/health/live", "/health/liveness", "/health/liveliness", "/livez", "/healthz")
 READY = ("/health/ready", "/health/readiness", "/readyz")
 HELLO = ("/", "/api/hello")
@@ -28,6 +30,7 @@ def build_application(
     ready: Callable[[], bool],
     exposition: Callable[[], Awaitable[tuple[bytes, str]]],
     may_see_metrics: Callable[[Request], bool],
+    explain: Callable[[Request, str], Awaitable[Any]],
     openapi: bool,
     cors_origins: tuple[str, ...],
 ) -> ASGIApp:
@@ -53,11 +56,19 @@ def build_application(
         body, content_type = await exposition()
         return Response(body, headers={"content-type": content_type})
 
+    async def why(request: Request, request_id: str) -> Response:
+        told = await explain(request, request_id)
+        if told is None:
+            error = {"message": "No request of that id is remembered for this key.", "type": "not_found"}
+            return Response(msgspec.json.encode({"error": error}), 404, media_type="application/json")
+        return Response(msgspec.json.encode(told), media_type="application/json", headers={"cache-control": "no-store"})
+
     for path in (*LIVE, *HELLO):
         app.add_api_route(path, live, methods=["GET", "HEAD"], tags=["health"], include_in_schema=path in DESCRIBED)
     for path in READY:
         shown = path in DESCRIBED
         app.add_api_route(path, readiness, methods=["GET", "HEAD"], tags=["health"], include_in_schema=shown)
+    app.add_api_route(WHY + "{request_id}", why, methods=["GET"], tags=["metrics"], response_class=Response)
     app.add_api_route("/metrics", metrics, methods=["GET"], tags=["metrics"], response_class=Response)
     describe = app.openapi
 
@@ -71,7 +82,7 @@ def build_application(
     own = {str(getattr(route, "path", "")) for route in app.routes}
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] in own:
+        if scope["type"] == "http" and (scope["path"] in own or scope["path"].startswith(WHY)):
             await app(scope, receive, send)
         else:
             await model_api(scope, receive, send)

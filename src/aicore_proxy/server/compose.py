@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from ssl import SSLContext
+from typing import Any
 
 from msgspec import Struct
 from starlette.requests import Request
@@ -32,6 +33,7 @@ from aicore_proxy.routing.router import Router
 from aicore_proxy.sap.ai_api import AiApi
 from aicore_proxy.sap.credentials import ServiceKey
 from aicore_proxy.sap.discovery import Discovery, DiscoveryTimes
+from aicore_proxy.sap.scope import Scope
 from aicore_proxy.sap.token import TokenProvider, client_tls
 from aicore_proxy.server import asgi
 from aicore_proxy.server.application import build_application
@@ -41,9 +43,12 @@ from aicore_proxy.server.forwarded import trusted_proxies
 from aicore_proxy.server.peers import Alone, Peers
 from aicore_proxy.server.routing import build_router, share
 from aicore_proxy.server.tls import Certificate
+from aicore_proxy.server.why import Why
 from aicore_proxy.tasks import Supervisor
 from aicore_proxy.telemetry.metrics import Metrics
 from aicore_proxy.telemetry.observer import Telemetry
+from aicore_proxy.telemetry.state import Owners, State
+from aicore_proxy.telemetry.surveys import Surveys
 from aicore_proxy.upstream import AiohttpUpstream, Proxies, tls_context
 
 DIALECTS: Mapping[str, Dialect] = {
@@ -87,7 +92,8 @@ class Proxy:
         # To the simulator, on this machine, the environment's HTTP proxies are not for
         proxies = Proxies() if configuration.direct else Proxies.from_environ(os.environ)
         self._upstream = AiohttpUpstream(tls=tls_context(os.environ), proxies=proxies, keepalive=settings.pool_idle)
-        self._observer = Telemetry(self.metrics)
+        self._why = Why(self._peers)
+        self._observer = Telemetry(self.metrics, self._why.remember)
         self._seals = SealKeeper()
         self._queues = Queues(QueueLimits(settings.queue_length, settings.queue_wait))
         self._keys = Keys(configuration.keys)
@@ -105,6 +111,8 @@ class Proxy:
             naming=configuration.naming,
             snapshot_file=configuration.snapshot_file,
         )
+        self._surveys = Surveys()
+        self.metrics.registry.register(State(self._owners()))
         self.endpoint = asgi.Endpoint(
             self._now.endpoints,
             timings_of(settings),
@@ -117,6 +125,7 @@ class Proxy:
             ready=lambda: self._peers.ready(self.ready()),
             exposition=lambda: self._peers.exposition(self.metrics),
             may_see_metrics=self._may_see_metrics,
+            explain=self._explain,
             openapi=settings.openapi,
             cors_origins=tuple(origin.strip() for origin in settings.cors_origins.split(",") if origin.strip()),
         )
@@ -153,6 +162,7 @@ class Proxy:
         for tokens in self._now.tokens.values():
             tokens.start()
         self._discovery.start()
+        self.supervisor.start("surveys", self._surveys.watch(self._surveyed, lambda: self.settings.survey_interval))
 
     async def first_look(self, seconds: float) -> None:
         """Waits until SAP has been looked at, at most so long."""
@@ -189,6 +199,7 @@ class Proxy:
         self.endpoint.become(self._now.endpoints, timings_of(settings), proxies)
         times = DiscoveryTimes(interval=settings.discovery_interval)
         self._discovery.reconfigure(self._apis(), configuration.scopes, configuration.naming, times)
+        self.metrics.reloaded(True)
 
     async def aclose(self) -> None:
         """Ends everything."""
@@ -211,17 +222,35 @@ class Proxy:
     def _look_soon(self, deployment: Deployment) -> None:
         self._discovery.refresh_soon(deployment.subaccount)
 
+    def _surveyed(self) -> list[tuple[AiApi, TokenProvider, Scope]]:
+        scopes, tokens = self.configuration.scopes, self._now.tokens
+        return [(api, tokens[api.key.name], scopes.get(api.key.name, Scope())) for api in self._apis()]
+
+    def _owners(self) -> Owners:
+        """Whom the metrics ask."""
+        return Owners(
+            health=lambda: self.router.health,
+            catalog=lambda: self.landscape.catalog,
+            tokens=lambda: self._now.tokens,
+            service_keys=lambda: self.configuration.service_keys,
+            subaccounts=self._discovery.states,
+            surveys=lambda: self._surveys.seen,
+        )
+
     def _refused(self, request: ClientRequest, fault: Fault) -> Reply:
         return self._now.endpoints.refused(request, fault)
 
     def _may_see_metrics(self, request: Request) -> bool:
         """Whoever has a client key; else only this machine, and nobody for whom somebody on it forwards."""
-        peer = request.client.host if request.client is not None else ""
-        forwarded = any(request.headers.get(name) is not None for name in FORWARDED)
-        if is_loopback(peer) and not forwarded:
-            return True
-        key = request.headers.get("authorization", "").partition(" ")[2] or request.headers.get("x-api-key", "")
-        return self._keys.knows(key.strip())
+        return is_local(request) or self._keys.named(presented_key(request)) is not None
+
+    async def _explain(self, request: Request, request_id: str) -> dict[str, Any] | None:
+        """What became of a request: this machine may see all, a client key those that were made with it."""
+        key = None if is_local(request) else self._keys.named(presented_key(request))
+        if key is None and not is_local(request):
+            return None
+        told = await self._why.explain(request_id)
+        return told if told is not None and key in (None, told["key"]) else None
 
     def _generation(
         self, configuration: Configuration, tokens: Mapping[str, TokenProvider], before: Generation | None
@@ -270,6 +299,18 @@ class Proxy:
 def contexts_of(configuration: Configuration) -> dict[str, SSLContext | None]:
     """The TLS side of each token provider, by its service key's name. Reads files. Raises ValueError."""
     return {key.name: client_tls(key, os.environ) for key in configuration.service_keys}
+
+
+def is_local(request: Request) -> bool:
+    """Whether it comes from this machine, and not through somebody on it who forwards."""
+    peer = request.client.host if request.client is not None else ""
+    return is_loopback(peer) and not any(request.headers.get(name) is not None for name in FORWARDED)
+
+
+def presented_key(request: Request) -> str:
+    """The client key of a request to the application's own pages."""
+    authorization = request.headers.get("authorization", "")
+    return (authorization.partition(" ")[2] or request.headers.get("x-api-key", "")).strip()
 
 
 def timings_of(settings: Settings) -> Timings:

@@ -50,8 +50,10 @@ def harmless(
 class Telemetry:
     """The gateway's Observer."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, remember: Callable[[Record], None] = lambda _: None) -> None:
+        """``remember``: is given each Record, to explain it later."""
         self._metrics = metrics
+        self._remember = remember
 
     @harmless
     def streaming(self, change: int) -> None:
@@ -82,6 +84,7 @@ class Telemetry:
     @harmless
     def finished(self, record: Record) -> None:
         """A request ended."""
+        self._remember(record)
         metrics = self._metrics
         metrics.requests.labels(record.protocol, record.route, str(record.status)).inc()
         metrics.duration.labels(record.protocol, record.route).observe(record.duration)
