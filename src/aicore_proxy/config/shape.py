@@ -6,6 +6,7 @@ msgspec stops at the first problem; people want to mend a file in one go. No mes
 from __future__ import annotations
 
 import difflib
+import json
 import types
 from collections.abc import Callable, Mapping
 from functools import lru_cache
@@ -14,7 +15,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 import msgspec
 from msgspec import Struct
 
-from aicore_proxy.config.document import Number, Place, shown
+from aicore_proxy.config.document import Number, Place, shown, too_deep
 
 Tell = Callable[[Place, str], None]
 """Takes a problem: the place, and what is wrong there and would be right."""
@@ -44,6 +45,8 @@ def shaped(value: Any, kind: Any, place: Place, tell: Tell) -> Any:
     if isinstance(kind, type) and issubclass(kind, Struct):
         return _struct(value, kind, place, tell)
     if origin is dict:
+        if inner[1] is Any and isinstance(value, str):
+            return _of_json(value, place, tell)
         return _mapping(value, inner[1], place, tell)
     if origin is tuple:
         return _several(value, inner[0], place, tell)
@@ -79,6 +82,19 @@ def _mapping(value: Any, inner: Any, place: Place, tell: Tell) -> dict[str, Any]
         for name, given in value.items()
     }
     return {name: given for name, given in fit.items() if name is not None and given is not None}
+
+
+def _of_json(text: str, place: Place, tell: Tell) -> dict[str, Any] | None:
+    """A service key as a text: so a variable may hold it."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict) or too_deep(value):
+        tell(place, f"must be {WANTED[dict]}, or a text of JSON with them")
+        return None
+    plain: dict[str, Any] | None = _plain(value, place, tell)
+    return plain
 
 
 def _several(value: Any, inner: Any, place: Place, tell: Tell) -> tuple[Any, ...] | None:
