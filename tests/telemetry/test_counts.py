@@ -238,6 +238,6 @@ async def test_200_at_once_are_200(proxy: Proxy, simulator: Simulator) -> None:
     change = changed(proxy.http, before, 200)
     assert change("requests_total", status="404") == statuses.count(404) == 50
     assert change("requests_total", status="200") == statuses.count(200) == 150
-    received = {id: count - started[id] for id, count in simulator.received().items()}
+    received = {name: count - started[name] for name, count in simulator.received().items()}
     assert change("upstream_attempts_total") == sum(received.values()) >= 150
     assert change("failovers_total") == change("upstream_attempts_total") - 150

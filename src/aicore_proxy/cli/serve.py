@@ -188,7 +188,7 @@ async def _alone(
     """One process that serves."""
 
     async def begun(proxy: Proxy) -> None:
-        reloader = Reloader(load, proxy.reload, files, current=configuration)
+        reloader = Reloader(load, proxy.reload, files, current=configuration, outcome=proxy.metrics.reloaded)
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reloader.reload)
         proxy.supervisor.start("configuration", reloader.watch())
         await proxy.first_look(FIRST_LOOK)
@@ -222,7 +222,7 @@ async def _several(
 
     supervisor = Supervisor()
     supervisor.start("greeting", greet())
-    reloader = Reloader(load, workers.configure, files, current=configuration)
+    reloader = Reloader(load, workers.configure, files, current=configuration, outcome=workers.reloaded)
     supervisor.start("configuration", reloader.watch())
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reloader.reload)
     asyncio.get_running_loop().add_signal_handler(signal.SIGUSR2, workers.restart)

@@ -90,15 +90,18 @@ class Reloader:
         current: Configuration,
         interval: float = INTERVAL,
         retry: float = RETRY,
+        outcome: Callable[[bool], None] = lambda _: None,
     ) -> None:
         """``load`` runs in a thread. ``publish`` takes a Configuration into use, and may raise like ``load``.
-        ``files``: those that ``current``, which is in use, was read from."""
+        ``files``: those that ``current``, which is in use, was read from. ``outcome`` is told whether what was read can
+        be used."""
         self._load = load
         self._publish = publish
         self._files = tuple(files)
         self._current = current
         self._interval = interval
         self._retry = retry
+        self._outcome = outcome
         self._asked = asyncio.Event()
         self._refused: list[str] = []
         self._tried_at = 0.0
@@ -147,14 +150,17 @@ class Reloader:
             elif told or self._refused:
                 log.info("Read again: nothing has changed")
             self._current, self._files, self._refused = configuration, files, []
+            self._outcome(True)
         except (SettingsError, CredentialsError, CertificateError, KeyFileError, ValueError) as error:
             problems = problems_of(error)
             if told or problems != self._refused:
                 for problem in problems:
                     log.error("Not reloaded, everything stays as it was: %s", problem)
             self._refused = problems
+            self._outcome(False)
         except Exception as crash:  # whatever it is: the next change must find somebody who looks
             log.error("Not reloaded: the proxy met a bug", exc_info=crash)
+            self._outcome(False)
 
 
 def tell(changed: tuple[list[str], list[str]]) -> None:

@@ -10,7 +10,7 @@ from msgspec import Struct
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from aicore_proxy.landscape import Deployment
+from aicore_proxy.landscape import Catalog
 from aicore_proxy.routing.breaker import State as BreakerState
 from aicore_proxy.routing.health import Health, wide
 from aicore_proxy.sap.certificate import validity
@@ -33,7 +33,7 @@ class Owners(Struct, frozen=True):
     last that succeeded): by subaccount."""
 
     health: Callable[[], Health]
-    deployments: Callable[[], Iterable[Deployment]]
+    catalog: Callable[[], Catalog]
     tokens: Callable[[], Mapping[str, TokenProvider]]
     service_keys: Callable[[], Sequence[ServiceKey]]
     subaccounts: Callable[[], Sequence[SubaccountState]]
@@ -52,7 +52,7 @@ class State(Collector):
         return ()  # else the registry would collect at once, before there is anything
 
     def collect(self) -> list[Metric]:
-        """May run in a thread, beside the event loop that changes what it reads: begun anew where that got in the way."""
+        """Perhaps in a thread, beside the event loop that changes it: begun anew where that got in the way."""
         for _ in range(TRIES):
             try:
                 return list(self._read())
@@ -68,7 +68,7 @@ class State(Collector):
         yield from self._of_surveys()
 
     def _of_deployments(self, now: float) -> Iterator[Metric]:
-        health, deployments = self._owners.health(), tuple(self._owners.deployments())
+        health, deployments = self._owners.health(), self._owners.catalog().deployments()
         states, cooling = health.states(now), health.cooldowns
         breakers = _gauge("breaker_state", "Circuit breaker: 0 closed, 1 open, 2 half open", *PLACE)
         cooldowns = _gauge("cooldown_seconds_remaining", "Until a throttled deployment may be asked again", *PLACE)
