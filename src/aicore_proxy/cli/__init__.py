@@ -9,6 +9,7 @@ from aicore_proxy.cli.bench import bench
 from aicore_proxy.cli.chat import chat
 from aicore_proxy.cli.completion import completion
 from aicore_proxy.cli.config import config
+from aicore_proxy.cli.connect.command import connect
 from aicore_proxy.cli.doctor.command import doctor
 from aicore_proxy.cli.health import health
 from aicore_proxy.cli.models import models
@@ -34,3 +35,4 @@ main.add_command(completion)
 main.add_command(chat)
 main.add_command(bench)
 main.add_command(why)
+main.add_command(connect)
