@@ -38,6 +38,8 @@ CHOICES = {
     "log_format": ("auto", "json", "text"),
     "strategy": STRATEGIES,
 }
+MOST = 10**9
+"""Of other whole numbers."""
 SHORTEST_KEY = 8
 LONGEST_KEY = 1024
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@ -]{0,63}")
@@ -65,6 +67,8 @@ def _scalars(settings: Settings) -> Iterator[Problem]:
     if not 0 < settings.breaker_error_share <= 1:
         yield ("breaker_error_share",), "must be more than 0, at most 1"
     for field in msgspec.structs.fields(Settings):
+        if field.type is int and field.name not in RANGES and not 0 <= getattr(settings, field.name) <= MOST:
+            yield (field.name,), f"must be between 0 and {MOST}"
         if field.type is not float:
             continue
         value, none = getattr(settings, field.name), field.name in MAY_BE_NONE

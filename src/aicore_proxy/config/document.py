@@ -157,9 +157,14 @@ def _why(error: yaml.MarkedYAMLError) -> str:
     if "undefined alias" in words:
         return "a text that begins with * needs quotes"
     if "cannot start any token" in words:
-        quoted = " (a tab: indent with spaces)" if r"\t" in words else ""
-        return f"a text that begins with a special character like @, ` or % needs quotes{quoted}"
-    return re.sub(r"'[^']{3,}'|\"[^\"]{3,}\"", "…", words)
+        tab, other = (
+            "a tab stands where only spaces may",
+            "a text that begins with a character like @, ` or % needs quotes",
+        )
+        return tab if r"\t" in words else other
+    if "but got '{'" in words:
+        return f"{words} (between braces or brackets a ${{…}} needs quotes)"
+    return re.sub(r"(anchor|handle|directive) ('[^']*'|\"[^\"]*\")", r"\1", words)
 
 
 class _Reader:

@@ -29,6 +29,8 @@ LEGACY_NAME = "config.json"
 FOREIGN = frozenset(PREFIX + name for name in ("URL", "KEY", "CA_BUNDLE"))
 """Variables with our prefix that are no settings: SAP's Cloud SDK and our clients' commands find a proxy by the first
 two, and what trusts certificate authorities reads the third."""
+AFTER_ALL = 10**9
+"""The line of a problem that is not in the file."""
 EITHER = {"api_key": "api_key_file", "api_key_file": "api_key"}
 """Two ways to give the same: the one that is given nearer replaces the other."""
 
@@ -89,7 +91,8 @@ class _Loading:
     def __init__(self, environ: Mapping[str, str], cwd: Path) -> None:
         self._environ = environ
         self._cwd = cwd
-        self._problems: list[str] = []
+        self._problems: list[tuple[int, str]] = []
+        self._told: set[Place] = set()
         self._origins: dict[str, str] = {}
         self._of_the_file: set[str] = set()
         self._files: list[Path] = []
@@ -103,11 +106,12 @@ class _Loading:
         secrets = SecretFiles(self._base, self._tell)
         settings = secrets.resolved(Settings(**values))
         self._files += secrets.files
-        if not self._problems:
-            for place, words in unfit(settings):
+        for place, words in unfit(settings):
+            if not self._is_told(place):
                 self._tell(place, words)
         if self._problems:
-            raise SettingsError(list(dict.fromkeys(self._problems)))
+            in_order = sorted(self._problems, key=lambda problem: problem[0])
+            raise SettingsError(list(dict.fromkeys(text for _, text in in_order)))
         self._note_of_public(settings)
         return Loaded(settings, path, self._origins, tuple(dict.fromkeys(self._files)), tuple(self._notes))
 
@@ -149,22 +153,37 @@ class _Loading:
 
     def _where(self, place: Place) -> str:
         assert self._document is not None, "places are of the file"
-        lines, at = self._document.lines, place
-        while at and at not in lines:
-            at = at[:-1]
-        return f"{self._document.path}:{lines[at]}" if at else str(self._document.path)
+        line = self._line(place)
+        return f"{self._document.path}:{line}" if line else str(self._document.path)
+
+    def _line(self, place: Place) -> int:
+        """The line of a place in the file, or of what it is in; 0 where the format tells none."""
+        lines = self._document.lines if self._document is not None else {}
+        return next((lines[place[:end]] for end in range(len(place), 0, -1) if place[:end] in lines), 0)
+
+    def _add(self, problem: str, line: int = AFTER_ALL) -> None:
+        self._problems.append((line, problem if problem.endswith("?") else f"{problem}."))
 
     def _tell_of_file(self, place: Place, words: str) -> None:
-        self._problems.append(f"{self._where(place)}: {written(place)} {words}.")
+        self._told.add(place)
+        self._add(f"{self._where(place)}: {written(place)} {words}", self._line(place))
 
     def _tell(self, place: Place, words: str) -> None:
         """A problem of a value, wherever that came from."""
+        self._told.add(place)
         name = str(place[0])
         if name in self._of_the_file:
             self._tell_of_file(place, words)
         else:
             origin = self._origins.get(name)
-            self._problems.append(f"{f'{origin}: ' if origin else ''}{written(place)} {words}.")
+            self._add(f"{f'{origin}: ' if origin else ''}{written(place)} {words}")
+
+    def _is_told(self, place: Place) -> bool:
+        """Whether a problem there follows from one that has been told: of the same value, of what it is in or of what
+        is in it."""
+        if place == ("host",) and any(told[0] in ("api_key", "api_key_file", "keys") for told in self._told):
+            return True
+        return any(told[: len(place)] == place[: len(told)] for told in self._told)
 
     def _base(self, name: str) -> Path:
         """Paths are relative to the file that names them; in variables and options, to the working directory."""
@@ -183,18 +202,19 @@ class _Loading:
             if name in variables():
                 self._take(values, variable, name, text)
             elif name in kinds:
-                self._problems.append(f"{variable}: {name} can only be set in the configuration file.")
+                self._add(f"{variable}: {name} can only be set in the configuration file")
             else:
                 near = difflib.get_close_matches(name, variables(), 1)
-                hint = f" Did you mean {PREFIX}{near[0].upper()}?" if near else ""
-                self._problems.append(f"{shown(variable)} is not a setting.{hint}")
+                hint = f": did you mean {PREFIX}{near[0].upper()}?" if near else ""
+                self._add(f"{shown(variable)} is not a setting{hint}")
         if port := self._environ.get("PORT"):
             self._take(values, "PORT", "port", port)
         return values
 
     def _take(self, values: dict[str, tuple[Any, str]], variable: str, name: str, text: str) -> None:
         def tell(_: Place, words: str) -> None:
-            self._problems.append(f"{variable} {words}.")
+            self._told.add((name,))
+            self._add(f"{variable} {words}")
 
         value = shaped(Given(text.strip()), kinds_of(Settings)[name], (name,), tell)
         if value is not None:

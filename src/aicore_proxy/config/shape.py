@@ -53,24 +53,23 @@ def shaped(value: Any, kind: Any, place: Place, tell: Tell) -> Any:
     return _scalar(value, kind, place, tell)
 
 
-def _struct(value: Any, kind: type[Struct], place: Place, tell: Tell) -> Struct | None:
+def _struct(value: Any, kind: type[Struct], place: Place, tell: Tell) -> Struct:
+    """What does not fit is left at its default; required texts are empty then, so that lists keep their places."""
+    kinds = kinds_of(kind)
+    required = {field.name: "" for field in msgspec.structs.fields(kind) if field.required}
     if not isinstance(value, Mapping):
         tell(place, f"must be {WANTED[dict]}")
-        return None
-    kinds = kinds_of(kind)
+        return kind(**required)
     found = {}
     for name, given in value.items():
         if name not in kinds:
             tell((*place, name), f"is not a setting{suggestion(name, kinds)}")
         elif given is not None and (fit := shaped(given, kinds[name], (*place, name), tell)) is not None:
             found[name] = fit
-    for field in msgspec.structs.fields(kind):
-        if field.required and value.get(field.name) is None:
-            tell((*place, field.name), "is missing")
-    try:
-        return kind(**found)
-    except TypeError:  # what is required is missing or does not fit, which has been told
-        return None
+    for name in required:
+        if value.get(name) is None:
+            tell((*place, name), "is missing")
+    return kind(**(required | found))
 
 
 def _mapping(value: Any, inner: Any, place: Place, tell: Tell) -> dict[str, Any] | None:
@@ -103,8 +102,8 @@ def _several(value: Any, inner: Any, place: Place, tell: Tell) -> tuple[Any, ...
     if not isinstance(value, list | tuple):
         tell(place, "must be a list")
         return None
-    fit = [shaped(item, inner, (*place, number), tell) for number, item in enumerate(value)]
-    return tuple(item for item in fit if item is not None)
+    # Also what does not fit has its place, so that all that follow keep theirs
+    return tuple(shaped(item, inner, (*place, number), tell) or "" for number, item in enumerate(value))
 
 
 def _plain(value: Any, place: Place, tell: Tell) -> Any:
