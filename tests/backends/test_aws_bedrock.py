@@ -240,6 +240,8 @@ def test_unknown_members_are_dropped_and_named() -> None:
         ("4.6-opus", {"thinking": {"type": "adaptive", "display": "omitted"}, "output_config": {"effort": "xhigh"}},
          {"thinking": {"type": "adaptive"}, "output_config": {"effort": "high"}},
          ["thinking.display", "output_config.effort"]),
+        ("5.5-sonnet", {"thinking": {"type": "adaptive", "block_binding": {"prefix_mismatch_behavior": "drop_block"}}},
+         {"thinking": {"type": "adaptive"}}, ["thinking.block_binding"]),
         ("4.6-opus", {"thinking": {"type": "enabled", "budget_tokens": 5000}},
          {"thinking": {"type": "enabled", "budget_tokens": 5000}}, []),
         ("3.5-sonnet", {"thinking": {"type": "enabled", "budget_tokens": 5000}}, {}, ["thinking"]),

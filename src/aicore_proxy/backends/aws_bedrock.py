@@ -225,11 +225,14 @@ def _thinking(amending: Amending, profile: Profile, unthought: bool) -> None:
     if unthought and edited is not None and edited.get("type") == "enabled":
         edited = {"type": "adaptive" if profile.thinking == "either" else "disabled"}
         amending.lost("thinking", "the running tool loop began without thinking")
-    if "display" in thinking:
-        amending.lost("thinking.display")
+    # "thinking.adaptive.…: Extra inputs are not permitted": display, and opencode's block_binding
+    for name in (name for name in thinking if name not in ("type", "budget_tokens")):
+        amending.lost(f"thinking.{name}")
+        if edited is not None:
+            edited.pop(name, None)
     if edited is None:
         amending.drop("thinking")
-    elif edited.pop("display", None) is not None or edited != thinking:
+    elif edited != thinking:
         amending.put("thinking", edited)
 
 
