@@ -7,6 +7,7 @@ import json
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -310,3 +311,30 @@ def test_a_stream_outlives_its_key_its_subaccount_and_its_alias(configured: Conf
         streaming.join(20)
     assert told[0].count('"content"') >= 60
     assert told[0].endswith("data: [DONE]\n\n")
+
+
+def test_a_folder_of_service_keys_is_watched(configured: Configured) -> None:
+    """One file per subaccount comes and goes; the log level changes on the way."""
+    folder = configured.home / "keys"
+    folder.mkdir()
+    (folder / "eu.json").write_text(json.dumps(configured.service_keys["eu"]))
+    configured.write(configured.settings(service_keys=str(folder)))
+    with serving(configured):
+        assert subaccounts_that_answer(configured) == {"eu"}
+        (folder / "us.json").write_text(json.dumps(configured.service_keys["us"]))
+        configured.logged("Reloaded: subaccount us added")
+        until(lambda: subaccounts_that_answer(configured) == {"eu", "us"}, 5)
+        (folder / "eu.json").unlink()
+        configured.logged("Reloaded: subaccount eu removed")
+        assert subaccounts_that_answer(configured) == {"us"}
+        assert lines_of_requests(configured) == 3
+        configured.write(configured.settings(service_keys=str(folder), log_level="warning"))
+        until(lambda: lines_of_requests(configured) == 0, 10)
+
+
+def lines_of_requests(configured: Configured) -> int:
+    """Lines of the log that a few requests make."""
+    before = len(configured.proxy.lines)
+    assert [configured.ask("gpt-5").status_code for _ in range(3)] == [200] * 3
+    time.sleep(0.1)
+    return len(configured.proxy.lines) - before

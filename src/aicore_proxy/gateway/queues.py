@@ -71,16 +71,16 @@ class _Queue:
         self.clock = clock
         self.waiting = 0
         self._model = model
-        self._limits = limits
+        self.limits = limits
         self._by_key: OrderedDict[str, deque[Place]] = OrderedDict()
         self._freed_at = float("-inf")
         self._pace = 0.0  # seconds between two that are freed, a moving average
 
     def enter(self, key_id: str, deadline: float) -> Place:
-        if self.waiting >= self._limits.length:
+        if self.waiting >= self.limits.length:
             raise self.refusal("did not wait, since too many do")
         now = self.clock()
-        place = Place(self, key_id, now, min(deadline, now + self._limits.wait))
+        place = Place(self, key_id, now, min(deadline, now + self.limits.wait))
         self._by_key.setdefault(key_id, deque()).append(place)
         self.waiting += 1
         return place
@@ -98,12 +98,12 @@ class _Queue:
         """Wakes the next."""
         now = self.clock()
         if counts:
-            pause = min(now - self._freed_at, self._limits.wait)
+            pause = min(now - self._freed_at, self.limits.wait)
             self._pace = pause if self._freed_at == float("-inf") else 0.9 * self._pace + 0.1 * pause
             self._freed_at = now
         for key_id in tuple(self._by_key):
             places = self._by_key[key_id]
-            order = reversed(places) if now - places[0].since > self._limits.stale else places
+            order = reversed(places) if now - places[0].since > self.limits.stale else places
             if any(place.wake() for place in order):
                 self._by_key.move_to_end(key_id)
                 return
@@ -111,7 +111,7 @@ class _Queue:
     def refusal(self, why: str) -> Fault:
         """That nobody has time, and when to come back."""
         words = f"Every deployment of the model '{self._model}' has as many requests as it may have; this one {why}."
-        expected = min(max(1.0, self._pace * self.waiting), self._limits.wait)
+        expected = min(max(1.0, self._pace * self.waiting), self.limits.wait)
         return Fault(Kind.OVERLOADED, words, code="overloaded", retry_after=expected)
 
 
@@ -122,6 +122,12 @@ class Queues:
         self._limits = limits or QueueLimits()
         self._clock = clock
         self._queues: dict[str, _Queue] = {}
+
+    def become(self, limits: QueueLimits) -> None:
+        """Takes other limits, for requests that come from now on."""
+        self._limits = limits
+        for queue in self._queues.values():
+            queue.limits = limits
 
     def enter(self, model: str, key_id: str, deadline: float) -> Place:
         """A place in the model's queue. Raises Fault(OVERLOADED) where it is full."""

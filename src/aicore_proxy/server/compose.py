@@ -45,6 +45,7 @@ from aicore_proxy.server.routing import build_router, share
 from aicore_proxy.server.tls import Certificate
 from aicore_proxy.server.why import Why
 from aicore_proxy.tasks import Supervisor
+from aicore_proxy.telemetry import logs
 from aicore_proxy.telemetry.metrics import Metrics
 from aicore_proxy.telemetry.observer import Telemetry
 from aicore_proxy.telemetry.state import Owners, State
@@ -95,7 +96,7 @@ class Proxy:
         self._why = Why(self._peers)
         self._observer = Telemetry(self.metrics, self._why.remember)
         self._seals = SealKeeper()
-        self._queues = Queues(QueueLimits(settings.queue_length, settings.queue_wait))
+        self._queues = Queues(queue_limits_of(settings))
         self._keys = Keys(configuration.keys)
         self.certificate = certificate_of(settings)
         contexts = contexts_of(configuration)
@@ -156,6 +157,7 @@ class Proxy:
         # What is loaded by now stays: a full collection that looks at all of it stalls every stream for 50 ms
         gc.collect()
         gc.freeze()
+        logs.set_level(self.settings.log_level)
         self.supervisor.start("loop lag", self.metrics.watch_loop_lag())
         if self.certificate is not None:
             self.supervisor.start("certificate", self.certificate.watch())
@@ -196,6 +198,8 @@ class Proxy:
                 provider.stop()
         self._now = self._generation(configuration, tokens, before)
         self._keys.replace(configuration.keys)
+        self._queues.become(queue_limits_of(settings))
+        logs.set_level(settings.log_level)
         self.endpoint.become(self._now.endpoints, timings_of(settings), proxies)
         times = DiscoveryTimes(interval=settings.discovery_interval)
         self._discovery.reconfigure(self._apis(), configuration.scopes, configuration.naming, times)
@@ -311,6 +315,11 @@ def presented_key(request: Request) -> str:
     """The client key of a request to the application's own pages."""
     authorization = request.headers.get("authorization", "")
     return (authorization.partition(" ")[2] or request.headers.get("x-api-key", "")).strip()
+
+
+def queue_limits_of(settings: Settings) -> QueueLimits:
+    """How many requests wait for a deployment that has as many as it may have, and how long."""
+    return QueueLimits(settings.queue_length, settings.queue_wait)
 
 
 def timings_of(settings: Settings) -> Timings:

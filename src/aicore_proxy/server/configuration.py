@@ -32,7 +32,7 @@ log = logging.getLogger("aicore_proxy.configuration")
 DEFAULT_KEY = "default"
 FIXED = (
     *("host", "port", "workers", "tls_certificate", "tls_key", "head_timeout", "head_limit", "idle_timeout"),
-    *("stuck_timeout", "pool_idle", "cors_origins", "openapi", "log_level", "simulator_port", "drain_delay"),
+    *("stuck_timeout", "pool_idle", "cors_origins", "openapi", "simulator_port", "drain_delay"),
     *("drain_timeout", "snapshot", "log_format"),
 )
 """Settings that take effect at the start only."""

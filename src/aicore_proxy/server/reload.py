@@ -21,6 +21,7 @@ from aicore_proxy.sap.token import client_tls
 from aicore_proxy.server.configuration import DEFAULT_KEY, Configuration, changes, configuration_of, find_credentials
 from aicore_proxy.server.keyfile import KeyFileError, obtain_key
 from aicore_proxy.server.tls import CertificateError
+from aicore_proxy.telemetry import logs
 
 log = logging.getLogger("aicore_proxy.configuration")
 
@@ -147,6 +148,7 @@ class Reloader:
             if configuration != self._current:
                 await self._publish(configuration)
                 tell(changes(self._current, configuration))
+                logs.set_level(configuration.settings.log_level)
             elif told or self._refused:
                 log.info("Read again: nothing has changed")
             self._current, self._files, self._refused = configuration, files, []

@@ -49,6 +49,11 @@ def set_up(level: str, form: str = "auto") -> None:
     root = logging.getLogger()
     root.handlers[:] = [writer]
     root.setLevel(logging.WARNING)
+    set_level(level)
+
+
+def set_level(level: str) -> None:
+    """What is logged from now on: ``debug``, ``info``, ``warning`` or ``error``."""
     logging.getLogger("aicore_proxy").setLevel(level.upper())
 
 

@@ -1,0 +1,127 @@
+"""What a reload changes, what it says of it, and what is left of what was before."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import weakref
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from aicore_proxy.config.settings import KeySettings, Settings, SubaccountSettings
+from aicore_proxy.gateway.keys import client_key
+from aicore_proxy.sap.credentials import Secret, ServiceKey
+from aicore_proxy.sap.scope import Scope
+from aicore_proxy.server.compose import Proxy
+from aicore_proxy.server.configuration import FIXED, Configuration, changes
+from aicore_proxy.server.reload import marks
+
+KEY = ServiceKey("eu", "sb-1", Secret("s3cr3t"), "http://127.0.0.1:9/oauth/token", "http://127.0.0.1:9", "zone")
+
+
+def configuration(**settings: Any) -> Configuration:
+    keys = (client_key("main", "sk-main-1234"),)
+    return Configuration(Settings(**settings), keys, (KEY,), {"eu": Scope()}, direct=True)
+
+
+async def test_nothing_of_a_generation_is_left_once_its_requests_are_done() -> None:
+    proxy = Proxy(configuration())
+    await proxy.start()
+    try:
+        tasks = len(proxy.supervisor)
+        gone = []
+        for number in range(20):
+            gone.append(weakref.ref(proxy.landscape))
+            now = configuration(body_limit=5000 + number)
+            more = msgspec.structs.replace(KEY, name=f"us-{number}", client_id=f"sb-us-{number}", identity_zone_id="")
+            await proxy.reload(msgspec.structs.replace(now, service_keys=(KEY, more)))
+            assert proxy.settings.body_limit == 5000 + number
+        await proxy.reload(configuration())
+        await asyncio.sleep(0.5)
+        gc.unfreeze()
+        gc.collect()
+        assert [ref for ref in gone[1:] if ref() is not None] == []
+        # A token, a look at SAP and what they wait for
+        assert len(proxy.supervisor) <= tasks + 4
+    finally:
+        await proxy.aclose()
+
+
+async def test_a_configuration_that_cannot_be_used_changes_nothing() -> None:
+    proxy = Proxy(configuration())
+    try:
+        before = proxy.configuration
+        twice = msgspec.structs.replace(before, keys=(*before.keys, client_key("other", "sk-main-1234")))
+        broken = msgspec.structs.replace(KEY, client_secret=Secret(), certificate="x", key=Secret("y"))
+        for unusable in (
+            twice,
+            configuration(trusted_proxies=("10.0.0.0/99",)),
+            msgspec.structs.replace(before, service_keys=(broken,)),
+        ):
+            with pytest.raises(ValueError):
+                await proxy.reload(unusable)
+            assert proxy.configuration is before
+    finally:
+        await proxy.aclose()
+
+
+def test_changes_are_told_in_words_without_secrets() -> None:
+    old = configuration(body_limit=5000, aliases={"fast": "gpt-5"}, port=3001, api_key="sk-old")
+    new = Configuration(
+        Settings(
+            body_limit=6000,
+            workers=4,
+            api_key="sk-new",
+            keys=(KeySettings("team", key="sk-team-1234"),),
+            subaccounts=(SubaccountSettings("eu", {"clientsecret": "s3cr3t"}),),
+        ),
+        (client_key("main", "sk-main-5678"), client_key("team", "sk-team-1234")),
+        (
+            msgspec.structs.replace(KEY, client_id="sb-2", client_secret=Secret("rotated")),
+            msgspec.structs.replace(KEY, name="us", client_id="sb-3"),
+        ),
+        {"eu": Scope(("default",), exclude=("gpt-4o",))},
+    )
+    told, fixed = changes(old, new)
+    assert told == [
+        "body_limit 5000 -> 6000",
+        "aliases",
+        "key team added",
+        "key main: another value",
+        "subaccount us added",
+        "subaccount eu: new credentials",
+        "subaccount eu: resource_groups",
+        "subaccount eu: exclude",
+    ]
+    assert fixed == ["workers"]
+    assert changes(new, new) == ([], [])
+    back, _ = changes(new, old)
+    assert "key team removed" in back
+    assert "subaccount us removed" in back
+    limited = msgspec.structs.replace(old, keys=(client_key("main", "sk-main-1234", models=["gpt-*"], owner="a"),))
+    assert changes(old, limited)[0] == ["key main: models", "key main: owner"]
+    elsewhere = msgspec.structs.replace(old, service_keys=(msgspec.structs.replace(KEY, identity_zone_id="z2"),))
+    assert changes(old, elsewhere)[0] == ["subaccount eu: new credentials"], "of the same client"
+
+
+def test_every_setting_that_needs_a_restart_is_one() -> None:
+    assert set(FIXED) <= set(Settings.__struct_fields__)
+
+
+def test_a_mark_is_of_what_a_link_leads_to(tmp_path: Path) -> None:
+    first, second, link = tmp_path / "first", tmp_path / "second", tmp_path / "link"
+    first.write_text("same")
+    second.write_text("same")
+    link.symlink_to(first)
+    before = marks([link, tmp_path / "missing"])
+    assert before[tmp_path / "missing"] is None
+    assert marks([link, tmp_path / "missing"]) == before
+    link.unlink()
+    link.symlink_to(second)
+    assert marks([link])[link] != before[link]
+    folder = marks([tmp_path])
+    (tmp_path / "third").touch()
+    assert marks([tmp_path]) != folder
