@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,15 +19,15 @@ from msgspec import Struct
 from aicore_proxy.cli.accounts import Account, accounts, unserved_listed
 from aicore_proxy.cli.demo import simulated
 from aicore_proxy.cli.doctor import advice
+from aicore_proxy.cli.loading import config_option, found_credentials, loaded_settings
 from aicore_proxy.cli.terminal import Terminal, out
-from aicore_proxy.config.load import load
-from aicore_proxy.config.settings import Settings, SettingsError
+from aicore_proxy.config.settings import Settings
 from aicore_proxy.landscape import Catalog, Deployment, Naming, admitted, catalog_of
-from aicore_proxy.sap.credentials import CredentialsError, Found, service_key
+from aicore_proxy.sap.credentials import Found, service_key
 from aicore_proxy.sap.scope import Pin, chosen
 from aicore_proxy.sap.survey import CatalogueEntry, Listed, Survey, survey
 from aicore_proxy.sap.token import client_tls
-from aicore_proxy.server.configuration import find_credentials, scopes_of
+from aicore_proxy.server.configuration import scopes_of
 from aicore_proxy.upstream import Proxies, tls_context
 
 FORMAT = 1
@@ -62,7 +63,7 @@ class Model(Struct, frozen=True):
 
 @click.command()
 @click.argument("patterns", nargs=-1, metavar="[PATTERN]...")
-@click.option("--config", "file", type=click.Path(dir_okay=False, path_type=Path), help="The configuration file.")
+@config_option
 @click.option("--subaccount", "subaccounts", multiple=True, help="Only of this one (several times).")
 @click.option("--all", "everything", is_flag=True, help="Also what does not run, or is not served.")
 @click.option("--available", is_flag=True, help="Instead: what SAP offers and is not deployed.")
@@ -77,7 +78,7 @@ class Model(Struct, frozen=True):
 )
 def models(
     patterns: tuple[str, ...],
-    file: Path | None,
+    config: Path | None,
     subaccounts: tuple[str, ...],
     everything: bool,
     available: bool,
@@ -90,8 +91,9 @@ def models(
     Asks SAP, not a running proxy. A PATTERN (claude-*, gpt-5) means a model by any of its names. Exit code 1 if a
     subaccount could not be asked; what the others have is listed all the same.
     """
+    logging.getLogger().addHandler(logging.NullHandler())  # what would be logged is told below
     with simulated(0) if demo else nullcontext(("", None)) as (_, simulators):
-        settings, found = _configured(file, simulators)
+        settings, found = _configured(config, simulators)
         keys = [key for key in found.keys if not subaccounts or key.name in subaccounts]
         if unknown := set(subaccounts) - {key.name for key in found.keys}:
             known = ", ".join(key.name for key in found.keys)
@@ -109,16 +111,11 @@ def models(
 
 
 def _configured(file: Path | None, simulators: Mapping[str, Any] | None) -> tuple[Settings, Found]:
-    try:
-        loaded = load(os.environ, {}, file=file)
-        if simulators is not None:
-            keys = tuple(service_key(key, name, "the simulator") for name, key in simulators.items())
-            return loaded.settings, Found(keys, "the simulator")
-        found = find_credentials(loaded, os.environ, Path.home())
-    except SettingsError as error:
-        raise click.ClickException("\n".join(["The settings are not usable:", *error.problems])) from None
-    except CredentialsError as error:
-        raise click.ClickException("\n".join(["The service keys are not usable:", *error.problems])) from None
+    loaded = loaded_settings({"config": file})
+    if simulators is not None:
+        keys = tuple(service_key(key, name, "the simulator") for name, key in simulators.items())
+        return loaded.settings, Found(keys, "the simulator")
+    found = found_credentials(loaded)
     if not found.keys:
         demo = "To see a list without an account: aicore-proxy models --demo"
         raise click.ClickException("\n  ".join(["No SAP AI Core service key was found.", *advice.no_key()[:-1], demo]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import sys
 import time
@@ -18,13 +19,14 @@ from aicore_proxy.cli.demo import simulated
 from aicore_proxy.cli.doctor.examination import Prepared, Wanted, abroad, at_home
 from aicore_proxy.cli.doctor.finding import Finding, Section
 from aicore_proxy.cli.doctor.report import document, printed, summary
+from aicore_proxy.cli.loading import config_option
 from aicore_proxy.cli.terminal import Terminal, out
 
 INTERRUPTED = 130
 
 
 @click.command()
-@click.option("--config", "file", type=click.Path(dir_okay=False, path_type=Path), help="The configuration file.")
+@config_option
 @click.option("--model", "models", multiple=True, help="Call only models that meet this pattern (several times).")
 @click.option("--no-calls", is_flag=True, help="Call no model.")
 @click.option("--json", "as_json", is_flag=True, help="For scripts.")
@@ -44,7 +46,7 @@ INTERRUPTED = 130
     help="Seconds that all of it may take.",
 )
 def doctor(
-    file: Path | None,
+    config: Path | None,
     models: tuple[str, ...],
     no_calls: bool,
     as_json: bool,
@@ -60,13 +62,14 @@ def doctor(
     did.
     """
     with simulated(0) if demo else nullcontext(("", None)) as (_, keys):
-        code = _examine(Wanted(file, keys, timeout, deadline, not no_calls, models), as_json=as_json)
+        code = _examine(Wanted(config, keys, timeout, deadline, not no_calls, models), as_json=as_json)
     sys.exit(code)
 
 
 def _examine(wanted: Wanted, *, as_json: bool) -> int:
     """Looks, prints, and gives the exit code."""
     began = time.monotonic()
+    logging.getLogger().addHandler(logging.NullHandler())  # what would be logged stands in the report
     screen = Screen(out(), quiet=as_json)
     here = Section("machine", "")
     prepared = at_home(here, wanted)

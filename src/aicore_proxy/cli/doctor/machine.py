@@ -13,7 +13,7 @@ from pathlib import Path
 from yarl import URL
 
 from aicore_proxy.cli.doctor.finding import Section
-from aicore_proxy.config.settings import Settings, is_loopback
+from aicore_proxy.config.settings import Settings
 from aicore_proxy.sap.certificate import validity
 from aicore_proxy.upstream import CA_VARIABLES, Proxies, tls_context, without_credentials
 
@@ -29,14 +29,6 @@ def look_at_keys(section: Section, settings: Settings, state: Path) -> None:
     kept = state / "api-key"
     if configured:
         section.ok("client_keys", "Client keys", f"{configured} configured", configured=configured)
-    elif not is_loopback(settings.host):
-        section.fail(
-            "client_keys",
-            "Client keys",
-            f"none, and {settings.host} lets others in",
-            ("Set AICORE_PROXY_API_KEY, or keys in the configuration file; or listen on 127.0.0.1.",),
-            configured=0,
-        )
     elif kept.is_file():
         section.ok("client_keys", "Client keys", f"the one kept in {kept}", configured=0)
     else:

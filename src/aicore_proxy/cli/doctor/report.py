@@ -102,22 +102,19 @@ def summary(sections: Sequence[Section], seconds: float, terminal: Terminal) -> 
     if sum(len(section.findings) for section in sections) > 20:
         for section, line in failures[:10]:
             where = f"{section.name}: " if section.kind == "subaccount" else ""
-            yield from terminal.wrapped(f"{where}{line.subject}: {line.words}", _mark("failure", terminal) + " ", "  ")
+            mark = MARKS["failure"][0 if terminal.unicode else 1]
+            head, *more = terminal.wrapped(f"{where}{line.subject}: {line.words}", f"{mark} ", "   "[: len(mark) + 1])
+            yield head.replace(mark, terminal.coloured(mark, MARKS["failure"][2], bold=True), 1)
+            yield from more
         if len(failures) > 10:
             yield f"  and {len(failures) - 10} more, above"
     counts = {level: sum(section.count(level) for section in sections) for level in MARKS}
-    words = ", ".join(_counted(level, counts[level], terminal) for level in SERIOUS if counts[level])
     calls = sum(finding.check == "model_call" for section in sections for finding in section.findings)
     rest = f"{counts['ok']} fine, in {seconds:.1f} s" + (f", with {counted(calls, 'model call')}." if calls else ".")
-    yield f"{words}, {rest}" if words else f"All well: {rest}"
-
-
-def _counted(level: Level, count: int, terminal: Terminal) -> str:
-    return terminal.coloured(counted(count, level), MARKS[level][2], bold=True)
-
-
-def _mark(level: Level, terminal: Terminal) -> str:
-    return MARKS[level][0] if terminal.unicode else MARKS[level][1]
+    serious = [counted(counts[level], level) for level in SERIOUS if counts[level]]
+    worst: Level = next((level for level in SERIOUS if counts[level]), "ok")
+    for text in terminal.wrapped(", ".join([*serious, rest]) if serious else f"All well: {rest}", "", ""):
+        yield terminal.coloured(text, MARKS[worst][2], bold=True)
 
 
 def document(sections: Sequence[Section], seconds: float, *, complete: bool) -> dict[str, Any]:
