@@ -1,12 +1,13 @@
 # make run   serve (set-up included)        make test  every test (set-up included)
 # make lint  formatter, linter, types, imports          make lock  renew requirements.lock (needs uv)
+# make bench compare with nginx and LiteLLM, write docs/benchmarks.md (half an hour; ARGS=--quick: a few minutes)
 PYTHON ?= $(shell for v in 3.13 3.14 3.12 3.15 3.11; do python$$v -c '' 2>/dev/null && { echo python$$v; exit; }; done; echo python3)
 VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check --quiet install
 ARGS ?=
 
-.PHONY: run test lint format lock clean
+.PHONY: run test lint bench format lock clean
 .DEFAULT_GOAL := run
 
 # The marker in the lock file parts what serves from what tests.
@@ -35,6 +36,9 @@ lint: $(VENV)/.tested
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+
+bench: $(VENV)/.served
+	@$(BIN)/python -m aicore_proxy.bench --page docs/benchmarks.md $(ARGS)
 
 format: $(VENV)/.tested
 	$(BIN)/ruff format .

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import resource
 import signal
 import subprocess
@@ -67,6 +68,8 @@ def messages(lines: Any) -> Iterator[dict[str, Any]]:
 
 def main() -> None:
     """The child's side."""
+    # What a TLS connection says when it is ended in its midst is no news
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL + 1)
     plan = msgspec.json.decode(sys.stdin.buffer.read(), type=Plan)
     with contextlib.suppress(ValueError, OSError):
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

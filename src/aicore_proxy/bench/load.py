@@ -13,6 +13,7 @@ import ssl
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 
 from aicore_proxy.bench.reading import Answer, BrokenAnswerError, Frames
 from aicore_proxy.bench.tally import STALL, Plan, Progress, Tally
@@ -50,6 +51,8 @@ class Load:
         self._idle: deque[Client] = deque()
         self._due: deque[float] = deque()
         self._stopping = asyncio.Event()
+        self._opened = asyncio.Event()
+        self._warming = plan.warm is not None
         self._over = False
         self._started = 0.0
 
@@ -64,11 +67,12 @@ class Load:
             tasks += [group.create_task(self._progress()), group.create_task(self._sweep())]
             if self.plan.rate is not None:
                 tasks.append(group.create_task(self._pace(self.plan.rate)))
-            try:
+            if self.plan.warm is not None:
+                await self._warm(self.plan.warm)
+                own = time.process_time()
+            with suppress(TimeoutError):
                 async with asyncio.timeout(self.plan.duration):
                     await self._stopping.wait()
-            except TimeoutError:
-                pass
             self._over = True
             await self._finish()
             for task in tasks:
@@ -83,7 +87,7 @@ class Load:
         return self.tally
 
     def stop(self) -> None:
-        """No further request; what is under way may end within the plan's grace."""
+        """No further request; what is under way may end within the plan's grace, or until a second call."""
         self._stopping.set()
 
     # --- what the clients tell
@@ -102,7 +106,7 @@ class Load:
     def lost(self, client: Client, since: float | None) -> None:
         """The connection is gone: another takes its place."""
         self._clients.discard(client)
-        if not self._over:
+        if not self._over and not self._stopping.is_set():
             self._slots.put_nowait(since)
 
     def ended(self, client: Client) -> None:
@@ -138,6 +142,8 @@ class Load:
                         server_hostname=self.target.host if self._tls is not None else None,
                     )
                 self.tally.connections += 1
+                if self.tally.connections >= self.plan.connections:
+                    self._opened.set()
             except (OSError, TimeoutError) as error:
                 if self._over or (self.plan.count is not None and self.tally.begun >= self.plan.count):
                     continue
@@ -147,6 +153,16 @@ class Load:
                     self.stop()
                 await asyncio.sleep(RETRY)
                 self._slots.put_nowait(None)
+
+    async def _warm(self, seconds: float) -> None:
+        """Until all connections are open (or will not be), and then so long; then everything is counted anew."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self.plan.timeout):
+                await self._opened.wait()
+        await asyncio.sleep(seconds)
+        self.tally = Tally(begun=len(self.busy), connections=self.tally.connections)
+        self._started = clock()
+        self._warming = False
 
     def _client(self, since: float) -> Client:
         client = Client(self, since if self.plan.fresh else None)
@@ -178,7 +194,14 @@ class Load:
         tally = self.tally
         finished = sum(tally.statuses.values()) + sum(tally.failures.values())
         self._report(
-            Progress(clock() - self._started, tally.begun, finished, tally.failed, tally.events, len(self.busy))
+            Progress(
+                -1.0 if self._warming else clock() - self._started,
+                tally.begun,
+                finished,
+                tally.failed,
+                tally.events,
+                len(self.busy),
+            )
         )
 
     async def _sweep(self) -> None:
@@ -192,11 +215,9 @@ class Load:
     async def _finish(self) -> None:
         self._stopping.clear()
         if self.busy and self.plan.grace > 0:
-            try:
+            with suppress(TimeoutError):
                 async with asyncio.timeout(self.plan.grace):
                     await self._stopping.wait()
-            except TimeoutError:
-                return
 
 
 class Client(asyncio.Protocol):
@@ -277,7 +298,7 @@ class Client(asyncio.Protocol):
         if not found:
             return
         tally = load.tally
-        if tally.events >= 0 and self._last_event == 0.0:
+        if self._last_event == 0.0:
             tally.first.record(self.touched - self._asked)
         else:
             gap = self.touched - self._last_event

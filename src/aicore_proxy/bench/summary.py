@@ -96,7 +96,7 @@ def bar(plan: Plan, progress: Progress, width: int) -> str:
     shares = [0.0]
     if plan.count:
         shares.append(progress.finished / plan.count)
-    if plan.duration:
+    if plan.duration and progress.at > 0:
         shares.append(progress.at / plan.duration)
     share = min(1.0, max(shares))
     told = f" {share:4.0%}  {progress.finished} done  {progress.failed} failed  {progress.open} open"

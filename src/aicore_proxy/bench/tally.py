@@ -38,6 +38,8 @@ class Plan(Struct, frozen=True, kw_only=True):
     rate: float | None = None
     fresh: bool = False
     """A new connection for every request."""
+    warm: float | None = None
+    """Seconds after all connections are open: what was before is not counted, and ``duration`` begins there."""
     timeout: float = 60.0
     grace: float = 60.0
     opening: int = 128
@@ -53,7 +55,7 @@ class Plan(Struct, frozen=True, kw_only=True):
 
 
 class Progress(Struct, frozen=True):
-    """Totals so far. ``at``: seconds since the start."""
+    """Totals so far. ``at``: seconds since the start, -1 while it warms up."""
 
     at: float
     begun: int

@@ -42,11 +42,15 @@ def target_of(url: str, protocol: str) -> Target:
         path = (path or "/v1") + PATHS[protocol]
     if parts.query:
         path += f"?{parts.query}"
-    if not path.isascii() or not path.isprintable() or " " in path:
-        raise ValueError(f"{url!r} is not an encoded URL.")
     tls = parts.scheme == "https"
     authority = parts.netloc.rpartition("@")[2]
-    return Target(tls, parts.hostname, parts.port or (443 if tls else 80), path, authority)
+    if re.fullmatch(r"[\x21-\x7e]+", path + authority) is None:
+        raise ValueError(f"{url!r} is not an encoded URL.")
+    try:
+        port = parts.port or (443 if tls else 80)
+    except ValueError:
+        raise ValueError(f"The port of the URL {url!r} is none.") from None
+    return Target(tls, parts.hostname, port, path, authority)
 
 
 def body_of(protocol: str, model: str, size: int, *, stream: bool, max_tokens: int = 256, note: str = "") -> bytes:

@@ -38,7 +38,7 @@ KEYS = ("AICORE_PROXY_API_KEY", "OPENAI_API_KEY", "ANTHROPIC_API_KEY")
 def bench(url: str, **options: Any) -> None:
     """Put load on the endpoint at URL and tell what it bears.
 
-    URL is a base URL (http://127.0.0.1:3001) or a whole endpoint. Exits with 1 if any request failed.
+    URL is a base URL (http://127.0.0.1:3001) or a whole endpoint. Exits with 1 if a request failed, or none succeeded.
     """
     plan = _plan(url, options)
     progress = Bar(plan, Terminal.of(sys.stderr))
@@ -55,7 +55,7 @@ def bench(url: str, **options: Any) -> None:
         terminal = Terminal.of(sys.stdout)
         for line in summary.as_text(plan, tally, terminal.width, "█" if terminal.unicode else "#"):
             click.echo(line if terminal.unicode else terminal.shown(line.replace("µ", "u")))
-    if tally.failed or not tally.begun:
+    if tally.failed or not tally.succeeded:
         sys.exit(1)
 
 
@@ -76,7 +76,7 @@ def _plan(url: str, options: dict[str, Any]) -> Plan:
         rate=options["rate"],
         fresh=options["new_connections"],
         timeout=options["timeout"],
-        grace=options["timeout"],
+        grace=options["timeout"] + 1,  # so that a request that times out is seen to
         ca=options["ca"] or "",
         verify=not options["insecure"],
     )

@@ -1,0 +1,168 @@
+"""The parts of the benchmark that need no socket: buckets, framing of answers, counted frames, the page."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aicore_proxy.bench.histogram import UNIT, Histogram
+from aicore_proxy.bench.page import BEGIN, END, placed
+from aicore_proxy.bench.reading import Answer, BrokenAnswerError, Frames
+from aicore_proxy.bench.stub import WORD, claude, gemini, gpt
+from aicore_proxy.bench.tally import Tally
+from aicore_proxy.bench.target import CONTENT, LAST, body_of, request_of, target_of
+
+SECONDS = st.floats(min_value=0, max_value=1e5, allow_nan=False)
+BODY = st.binary(max_size=300)
+
+
+def recorded(values: list[float]) -> Histogram:
+    histogram = Histogram()
+    for value in values:
+        histogram.record(value)
+    return histogram
+
+
+@given(st.lists(SECONDS, min_size=1, max_size=200), st.floats(min_value=0.001, max_value=1))
+def test_a_quantile_is_that_of_the_sorted_values_rounded_up_by_one_in_128(values: list[float], share: float) -> None:
+    exact = sorted(values)[max(1, math.ceil(share * len(values))) - 1]
+    found = recorded(values).quantile(share)
+    assert exact - 1e-9 <= found <= exact * (1 + 1 / 128) + UNIT + 1e-9
+
+
+@given(st.lists(SECONDS, max_size=100), st.lists(SECONDS, max_size=100))
+def test_merged_packed_and_unpacked_is_as_if_recorded_by_one(ours: list[float], theirs: list[float]) -> None:
+    merged, one = recorded(ours), recorded(ours + theirs)
+    merged.merge(recorded(theirs))
+    merged = Histogram.unpacked(merged.packed())
+    assert merged.count == one.count
+    assert merged.total == pytest.approx(one.total)
+    assert [merged.quantile(share) for share in (0.1, 0.5, 0.99, 1)] == [one.quantile(s) for s in (0.1, 0.5, 0.99, 1)]
+    assert merged.largest == max(ours + theirs, default=0.0)
+
+
+@given(st.lists(SECONDS, min_size=1, max_size=100))
+def test_the_bars_hold_every_value_once_in_order(values: list[float]) -> None:
+    bars = recorded(values).bars()
+    assert sum(count for _, _, count in bars) == len(values)
+    assert len(bars) <= 13
+    assert all(bar[1] == pytest.approx(following[0]) for bar, following in itertools.pairwise(bars))
+
+
+def fed(wire: bytes, cuts: list[int]) -> tuple[Answer, bytes]:
+    """An answer that came in pieces."""
+    edges = sorted({cut % (len(wire) + 1) for cut in cuts} | {0, len(wire)})
+    answer = Answer()
+    return answer, b"".join(answer.feed(wire[a:b]) for a, b in itertools.pairwise(edges) if b > a)
+
+
+@given(BODY, st.lists(st.integers(0, 10_000), max_size=20), st.booleans())
+def test_any_split_of_a_whole_answer_gives_its_body(body: bytes, cuts: list[int], early: bool) -> None:
+    hints = b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n" if early else b""
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
+    answer, found = fed(hints + head + body, cuts)
+    assert (answer.status, answer.done, answer.closes, found) == (200, True, False, body)
+
+
+@given(st.lists(BODY.filter(bool), max_size=8), st.lists(st.integers(0, 10_000), max_size=20), st.booleans())
+def test_any_split_of_a_chunked_answer_gives_its_body(chunks: list[bytes], cuts: list[int], trailers: bool) -> None:
+    wire = b"HTTP/1.1 429 Too Many\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+    wire += b"".join(b"%x;ext=1\r\n%s\r\n" % (len(chunk), chunk) for chunk in chunks)
+    wire += b"0\r\nx-trailer: 1\r\n\r\n" if trailers else b"0\r\n\r\n"
+    answer, found = fed(wire, cuts)
+    assert (answer.status, answer.done, answer.closes, found) == (429, True, True, b"".join(chunks))
+    with pytest.raises(BrokenAnswerError):
+        answer.feed(b"x")
+
+
+@given(st.binary(min_size=1, max_size=200))
+def test_no_bytes_make_the_reader_fail_otherwise_than_by_its_own_error(wire: bytes) -> None:
+    for start in (
+        b"",
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-length: ",
+    ):
+        try:
+            Answer().feed(start + wire)
+        except BrokenAnswerError:
+            continue
+
+
+@pytest.mark.parametrize(("protocol", "family"), [("chat", gpt()), ("messages", claude())])
+@given(cuts=st.lists(st.integers(0, 100_000), max_size=30), crlf=st.booleans())
+def test_frames_are_counted_alike_however_they_are_split(protocol, family, cuts: list[int], crlf: bool) -> None:
+    stream = family.opening + family.event * 7 + b": keep-alive\n\n" + family.ending
+    if crlf:
+        stream = stream.replace(b"\n", b"\r\n")
+    edges = sorted({cut % (len(stream) + 1) for cut in cuts} | {0, len(stream)})
+    frames = Frames(re.compile(CONTENT[protocol]), LAST[protocol])
+    # A carriage return and its line feed may be parted
+    pieces = [stream[a:b] for a, b in itertools.pairwise(edges) if b > a]
+    assert sum(frames.feed(piece) for piece in pieces) == 7
+    assert frames.last
+    assert not frames.failed
+
+
+def test_every_event_of_the_stub_holds_what_is_counted_once() -> None:
+    for family in (gpt(), claude(), gemini()):
+        assert family.event.count(WORD.encode()) == 1
+        assert WORD.encode() not in family.opening + family.ending + family.whole
+
+
+def test_an_error_event_is_seen() -> None:
+    for wire in (b'event: error\ndata: {"type":"error"}\n\n', b'data: {"error":{"message":"no"}}\n\n'):
+        frames = Frames(re.compile(CONTENT["chat"]), LAST["chat"])
+        frames.feed(wire)
+        assert frames.failed
+
+
+@pytest.mark.parametrize(
+    ("url", "path"),
+    [
+        ("http://h:1", "/v1/chat/completions"),
+        ("h:1/v1/", "/v1/chat/completions"),
+        ("http://h:1/x/chat/completions?api-version=1", "/x/chat/completions?api-version=1"),
+    ],
+)
+def test_a_base_url_and_the_whole_endpoint_are_the_same(url: str, path: str) -> None:
+    target = target_of(url, "chat")
+    assert (target.host, target.port, target.path, target.tls) == ("h", 1, path, False)
+    assert request_of(target, "sk-1", b"{}").startswith(b"POST %s HTTP/1.1\r\nhost: h:1\r\n" % path.encode())
+
+
+@pytest.mark.parametrize("bad", ["ftp://x", "http://", "http://h/a b", "http://h/\r\nx: y", "http://h x", "http://h:x"])
+def test_a_bad_url_is_refused(bad: str) -> None:
+    with pytest.raises(ValueError, match="URL"):
+        target_of(bad, "chat")
+
+
+@given(st.integers(200, 300_000), st.booleans(), st.sampled_from(["chat", "messages"]))
+def test_a_body_has_the_size_that_was_asked_for(size: int, stream: bool, protocol: str) -> None:
+    assert len(body_of(protocol, "a-model", size, stream=stream)) == size
+
+
+def test_a_key_that_would_break_out_of_its_header_is_refused() -> None:
+    with pytest.raises(ValueError, match="key"):
+        request_of(target_of("http://h", "chat"), "sk\r\nx: y", b"")
+
+
+def test_a_tally_travels_whole() -> None:
+    tally = Tally(begun=3, succeeded=1, elapsed=2.0)
+    tally.statuses[429] = 1
+    tally.failures["timeout"] = 1
+    tally.latency.record(0.5)
+    back = Tally.unpacked(tally.packed())
+    assert back.packed() == tally.packed()
+    assert back.failed == 2
+
+
+def test_the_measured_part_of_the_page_is_replaced_and_the_rest_kept() -> None:
+    once = placed("# Title\n\nWords.\n", "one")
+    assert placed(once, "two") == once.replace("one", "two")
+    assert placed(once + "\nMore.\n", "two").endswith(f"two\n\n{END}\n\nMore.\n")
+    assert once.startswith(f"# Title\n\nWords.\n\n{BEGIN}")
