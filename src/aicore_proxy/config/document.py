@@ -154,6 +154,10 @@ def _yaml(path: Path, text: str) -> Document:
 def _why(error: yaml.MarkedYAMLError) -> str:
     """The parser's words without what it quotes of the file: of ``key: *secret``, the secret."""
     words = error.problem or error.context or "it cannot be parsed"
+    if words == "second occurrence":
+        return "an anchor (&name) stands twice"
+    if words.startswith("but ") and error.context:
+        return f"{error.context}, {words}"
     if "undefined alias" in words:
         return "a text that begins with * needs quotes"
     if "cannot start any token" in words:

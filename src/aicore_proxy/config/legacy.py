@@ -58,7 +58,8 @@ def converted(value: Mapping[str, Any], folder: Path, cwd: Path) -> Read:
     settings: dict[str, Any] = {name: value[name] for name in ("host", "port") if value.get(name) is not None}
     subaccounts = value.get("subAccounts")
     if subaccounts is None:
-        subaccounts = {"default": {name: value[name] for name in OF_SUBACCOUNT if name in value}}
+        only = {name: value[name] for name in OF_SUBACCOUNT if name in value}
+        subaccounts = {"default": only} if only.keys() - {"resource_group"} else {}
     if isinstance(subaccounts, Mapping):
         settings["subaccounts"] = [
             _subaccount(str(name), one, notes, (folder, cwd)) for name, one in subaccounts.items()
