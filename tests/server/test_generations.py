@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import re
 import weakref
 from pathlib import Path
 from typing import Any
@@ -125,3 +126,9 @@ def test_a_mark_is_of_what_a_link_leads_to(tmp_path: Path) -> None:
     folder = marks([tmp_path])
     (tmp_path / "third").touch()
     assert marks([tmp_path]) != folder
+
+
+def test_the_page_names_every_setting_that_needs_a_restart() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "reload.md").read_text()
+    listed = page[page.index("Only a restart changes: `host`") :].partition("\n\n")[0]
+    assert set(re.findall(r"`(\w+)`", listed)) == set(FIXED)
