@@ -4,11 +4,13 @@ content, keys or raw paths."""
 from __future__ import annotations
 
 import datetime
+import json
 import logging
 import sys
 
 import msgspec
 
+from aicore_proxy.gateway.call import Attempt
 from aicore_proxy.gateway.record import Record
 
 access = logging.getLogger("aicore_proxy.access")
@@ -38,7 +40,12 @@ class JsonLines(logging.Formatter):
             line |= request
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return msgspec.json.encode(line, enc_hook=str).decode()
+        try:
+            text = msgspec.json.encode(line, enc_hook=str).decode()
+        except UnicodeEncodeError:  # half a character
+            return json.dumps(line, default=str)
+        # Some readers end a line at U+2028 too
+        return text if text.isascii() else json.dumps(line, default=str)
 
 
 def set_up(level: str, form: str = "auto") -> None:
@@ -97,15 +104,7 @@ def members_of(record: Record) -> dict[str, object]:
             "relayed": serving.relayed,
             "affinity": None if serving.warm is None else "hit" if serving.warm else "miss",
             "dropped": [loss.field for loss in serving.losses] or None,
-            "attempts": [
-                {
-                    "deployment": str(attempt.deployment),
-                    "outcome": attempt.outcome.value if attempt.outcome is not None else "open",
-                    "reason": attempt.reason[:64] or None,
-                    "duration_ms": millis(attempt.ended - attempt.started) if attempt.ended else None,
-                }
-                for attempt in record.attempts
-            ],
+            "attempts": [attempt_of(attempt) for attempt in record.attempts],
         }
     if (usage := record.usage) is not None:
         members["tokens"] = {
@@ -116,6 +115,18 @@ def members_of(record: Record) -> dict[str, object]:
             "reasoning": usage.reasoning,
         }
     return {name: value for name, value in members.items() if value is not None and value != ""}
+
+
+def attempt_of(attempt: Attempt) -> dict[str, object]:
+    members: dict[str, object] = {
+        "deployment": str(attempt.deployment),
+        "outcome": attempt.outcome.value if attempt.outcome is not None else "open",
+    }
+    if attempt.reason:
+        members["reason"] = attempt.reason[:64]
+    if attempt.ended:
+        members["duration_ms"] = millis(attempt.ended - attempt.started)
+    return members
 
 
 def line_of(record: Record) -> str:
