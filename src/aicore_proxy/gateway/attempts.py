@@ -23,6 +23,7 @@ from aicore_proxy.gateway.queues import Queues
 from aicore_proxy.gateway.record import Observer
 from aicore_proxy.gateway.ways import Ways
 from aicore_proxy.landscape import Deployment
+from aicore_proxy.protocol import surrogates
 from aicore_proxy.protocol.dialects import Answering, Dialect, Target
 from aicore_proxy.protocol.envelope import Envelope
 from aicore_proxy.protocol.fault import Fault, Kind
@@ -270,6 +271,8 @@ class Attempts:
         try:
             members = _members.decode(body)
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+            if (better := surrogates.mended(body)) is not None:
+                return await self._answer(call, attempt, asked, response, better)
             raise unreadable_answer(body, response.headers) from None
         if not any(name in members for name in asked.answers or asked.source.answers):
             # An error inside a 200, which the dialect's stream has too

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
 import msgspec
 
+from aicore_proxy.protocol import surrogates
 from aicore_proxy.protocol.fault import Fault, Kind
+
+BOM = b"\xef\xbb\xbf"
+NO_NUMBERS = (b"NaN", b"Infinity")
 
 T = TypeVar("T")
 
@@ -29,12 +34,18 @@ class Envelope:
 
     @classmethod
     def parse(cls, body: bytes) -> Envelope:
-        """Splits ``body``. Raises Fault(MALFORMED) with the place: bad JSON, bad UTF-8, NaN, no object, too deep."""
+        """Splits ``body``, also one that begins with a BOM or holds half a character (``surrogates.py``). Raises
+        Fault(MALFORMED) with the place: bad JSON, bad UTF-8, NaN, no object, too deep."""
+        body = body.removeprefix(BOM)
         try:
             # Raw members are not checked for UTF-8: once, here
             body.decode()
             return cls(_members.decode(body), len(body))
-        except (UnicodeDecodeError, msgspec.MsgspecError, RecursionError) as error:
+        except msgspec.DecodeError as error:
+            if not isinstance(error, msgspec.ValidationError) and (better := surrogates.mended(body)) is not None:
+                return cls.parse(better)
+            raise unreadable(error, body=body) from None
+        except (UnicodeDecodeError, RecursionError) as error:
             raise unreadable(error) from None
 
     def get(self, name: str, kind: type[T]) -> T | None:
@@ -88,7 +99,7 @@ def decoded(raw: msgspec.Raw | bytes, name: str) -> Any:
         raise unreadable(error, name) from None
 
 
-def unreadable(error: Exception, name: str | None = None) -> Fault:
+def unreadable(error: Exception, name: str | None = None, body: bytes | None = None) -> Fault:
     """The Fault for a body that is no usable JSON, in words that help."""
     where = f" in '{name}'" if name else ""
     match error:
@@ -100,6 +111,11 @@ def unreadable(error: Exception, name: str | None = None) -> Fault:
             text = str(error)
             is_object = "`object`" in text and not where
             words = "The request body must be a JSON object." if is_object else f"Invalid value{where}: {text}."
+        case _ if body is not None and not body.strip():
+            words = "The request body is empty: a JSON object is needed."
         case _:
             words = f"The request body is not valid JSON{where}: {str(error).removesuffix('.')}."
+            if body is not None and (place := re.search(r"\(byte (\d+)\)", words)):
+                found = body[int(place[1]) :]
+                words += next((f" JSON has no {name.decode()}." for name in NO_NUMBERS if found.startswith(name)), "")
     return Fault(Kind.MALFORMED, words, param=name)

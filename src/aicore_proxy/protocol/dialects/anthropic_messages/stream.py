@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from aicore_proxy.protocol import surrogates
 from aicore_proxy.protocol.dialects.anthropic_messages.faults import decode_fault
 from aicore_proxy.protocol.dialects.anthropic_messages.reading import HOME, NAME, rest
 from aicore_proxy.protocol.dialects.anthropic_messages.usage import STOPS, decode_metrics, decode_usage
@@ -74,6 +75,8 @@ class MessagesDecoder:
         try:
             event = _decode(data)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            if (better := surrogates.mended(data)) is not None:
+                return self.feed(better)
             return self._failed(Fault(Kind.UPSTREAM_FAILED, UNREADABLE, code="upstream_error"))
         if not isinstance(event, dict):
             return self._failed(Fault(Kind.UPSTREAM_FAILED, UNREADABLE, code="upstream_error"))

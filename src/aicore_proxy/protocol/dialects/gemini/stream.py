@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from aicore_proxy.protocol import surrogates
 from aicore_proxy.protocol.dialects import Answering
 from aicore_proxy.protocol.dialects.gemini.partial import Gathering
 from aicore_proxy.protocol.dialects.gemini.parts import alone, bears
@@ -81,6 +82,8 @@ class Decoder:
         try:
             body = msgspec.json.decode(data)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            if (better := surrogates.mended(data)) is not None:
+                return self.feed(better)
             return [Failure(Fault(Kind.UPSTREAM_FAILED, "Gemini sent a piece of the stream that is no JSON."))]
         if isinstance(body, list):
             body = next((item for item in body if isinstance(item, dict)), {})

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from aicore_proxy.protocol import surrogates
 from aicore_proxy.protocol.dialects.openai_chat.faults import stream_fault, unreadable
 from aicore_proxy.protocol.dialects.openai_chat.reading import FUNCTION_CALL, NAME
 from aicore_proxy.protocol.dialects.openai_chat.response import (
@@ -144,6 +145,8 @@ class ChatDecoder:
         try:
             frame = _decode(data)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            if (better := surrogates.mended(data)) is not None:
+                return self.feed(better)
             return [Failure(unreadable("SAP AI Core sent a stream frame that is no JSON."))]
         if not isinstance(frame, dict):
             return [Failure(unreadable("SAP AI Core sent a stream frame that is no JSON object."))]
