@@ -108,6 +108,34 @@ async def test_subaccounts_come_and_go_under_load(configured: Configured, simula
     assert not [key for key in configured.service_keys.values() if key["clientsecret"] in log]
 
 
+async def test_reloads_during_a_rolling_restart_fail_no_request(configured: Configured) -> None:
+    """A worker that begins meanwhile has the newest configuration too."""
+    configured.write(configured.settings("eu", "us", workers=2, drain_delay=0.01))
+    with serving(configured):
+        load = Load(configured)
+
+        async def changes() -> None:
+            await asyncio.sleep(0.3)
+            configured.proxy.process.send_signal(signal.SIGUSR2)
+            for number in range(1, 100):
+                aliases = {f"name-{number}": "gpt-5"}
+                configured.write(configured.settings("eu", "us", workers=2, drain_delay=0.01, aliases=aliases))
+                await asyncio.to_thread(until, lambda n=number: configured.log.count("Reloaded: aliases") == n, 10)
+                if "All 2 workers are replaced" in configured.log:
+                    break
+            asked = [await asyncio.to_thread(ask_anew, configured, f"name-{number}") for _ in range(8)]
+            assert asked == [200] * 8
+
+        await load.run(12, changes())
+        assert "All 2 workers are replaced" in configured.log
+    assert load.failed == []
+    assert load.done > 50
+
+
+def ask_anew(configured: Configured, model: str) -> int:
+    return asked(configured, KEY, model)
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_revoked_key_is_refused_within_two_seconds_and_a_new_one_serves(configured: Configured, workers: int) -> None:
     settings = configured.settings("eu", workers=workers)
