@@ -12,11 +12,12 @@ import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.process_collector import ProcessCollector
 
 from aicore_proxy import __version__
+from aicore_proxy.telemetry.instruments import Constant, Counter, Gauge, Histogram
 
 LAG_INTERVAL = 0.025
 LAG_WINDOW = 10.0
@@ -55,8 +56,7 @@ class Metrics:
     """All metrics of a process. Owns the registry; what it counts is told by the Telemetry."""
 
     def __init__(self) -> None:
-        disable_created_metrics()  # type: ignore[no-untyped-call]  # they double the series, and nobody reads them
-        self.registry = CollectorRegistry(auto_describe=True)
+        self.registry = CollectorRegistry()
         self.loop_lag = self._gauge("loop_lag_seconds", "Longest delay of the event loop in the last 10 seconds")
         self.in_flight = self._gauge("in_flight_requests", "Model API requests being handled or answered")
         self.open_streams = self._gauge("open_streams", "Streamed answers being written or waited for")
@@ -96,8 +96,8 @@ class Metrics:
         self.reload_success = self._gauge("config_last_reload_success", "Whether the last reload was taken: 1 or 0")
         self.reload_time = self._gauge("config_last_reload_timestamp_seconds", "When the configuration was last taken")
         self.reloaded(True)
-        build = Gauge("aicore_proxy_build_info", "Always 1", ("version", "python"), registry=self.registry)
-        build.labels(__version__, platform.python_version()).set(1)
+        build = {"version": __version__, "python": platform.python_version()}
+        Constant(self.registry, "aicore_proxy_build_info", "Always 1", build)
         ProcessCollector(registry=self.registry)
         self.key_names = Bounded(MOST_NAMES)
 
@@ -172,13 +172,13 @@ class Metrics:
                 self.loop_lag.set(shown)
 
     def _gauge(self, name: str, words: str) -> Gauge:
-        return Gauge(f"aicore_proxy_{name}", words, registry=self.registry)
+        return Gauge(self.registry, f"aicore_proxy_{name}", words)
 
     def _counter(self, name: str, words: str, *labels: str) -> Counter:
-        return Counter(f"aicore_proxy_{name}", words, labels, registry=self.registry)
+        return Counter(self.registry, f"aicore_proxy_{name}", words, *labels)
 
     def _histogram(self, name: str, words: str, bounds: Sequence[float], *labels: str) -> Histogram:
-        return Histogram(name, words, labels, buckets=bounds, registry=self.registry)
+        return Histogram(self.registry, name, words, bounds, *labels)
 
 
 class Bounded:

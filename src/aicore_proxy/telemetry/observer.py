@@ -66,18 +66,18 @@ class Telemetry:
         if attempt.outcome is None:
             return
         metrics, place = self._metrics, attempt.deployment
-        metrics.upstream_attempts.labels(place.subaccount, place.model, attempt.outcome.value).inc()
+        metrics.upstream_attempts.inc(place.subaccount, place.model, attempt.outcome.value)
         operation = "embeddings" if call.embeds else "chat"
         failed = "" if attempt.outcome is Outcome.OK else attempt.kind or attempt.outcome.value
         took = attempt.ended - attempt.started
-        metrics.gen_ai_attempt.labels(operation, provider_of(attempt), place.model, failed).observe(took)
+        metrics.gen_ai_attempt.observe(took, operation, provider_of(attempt), place.model, failed)
         if attempt.first_content:
-            metrics.first_token.labels(place.model, place.subaccount).observe(attempt.first_content - attempt.started)
+            metrics.first_token.observe(attempt.first_content - attempt.started, place.model, place.subaccount)
 
     @harmless
     def failed_over(self, call: Call, reason: str) -> None:
         """The next deployment is asked."""
-        self._metrics.failovers.labels(reason_of(call.attempts[-1])).inc()
+        self._metrics.failovers.inc(reason_of(call.attempts[-1]))
         if access.isEnabledFor(logging.DEBUG):
             access.debug("Failover of %s: %s", call.id, reason)
 
@@ -86,25 +86,25 @@ class Telemetry:
         """A request ended."""
         self._remember(record)
         metrics = self._metrics
-        metrics.requests.labels(record.protocol, record.route, str(record.status)).inc()
-        metrics.duration.labels(record.protocol, record.route).observe(record.duration)
+        metrics.requests.inc(record.protocol, record.route, str(record.status))
+        metrics.duration.observe(record.duration, record.protocol, record.route)
         if record.overhead is not None:
-            metrics.overhead.labels(record.protocol).observe(record.overhead)
+            metrics.overhead.observe(record.overhead, record.protocol)
         if record.key_name:
             key = metrics.key_names(record.key_name)
-            metrics.key_requests.labels(key, f"{record.status // 100}xx").inc()
+            metrics.key_requests.inc(key, f"{record.status // 100}xx")
         if record.status == CLIENT_GONE:
             self._left(record)
         elif record.kind and not record.attempts:
-            metrics.rejected.labels(record.kind).inc()
+            metrics.rejected.inc(record.kind)
         elif record.kind and record.status == 200:
-            metrics.stream_errors.labels(record.kind).inc()
+            metrics.stream_errors.inc(record.kind)
         if record.serving is not None:
             self._called(record, record.serving)
         log_request(record)
 
     def _left(self, record: Record) -> None:
-        self._metrics.client_disconnects.labels(record.left).inc()
+        self._metrics.client_disconnects.inc(record.left)
         if record.left == "streaming" and record.serving is not None:
             self._metrics.disconnect_tokens.observe(tokens_seen(record.serving))
 
@@ -112,26 +112,26 @@ class Telemetry:
         """A model was called."""
         metrics = self._metrics
         if serving.warm is not None:
-            metrics.affinity.labels("hit" if serving.warm else "miss").inc()
+            metrics.affinity.inc("hit" if serving.warm else "miss")
         model = (OPERATIONS.get(record.route, "chat"), provider_of(serving), record.model)
         failed = "client_left" if record.status == CLIENT_GONE else record.kind
-        metrics.gen_ai_request.labels(*model, failed).observe(record.duration)
+        metrics.gen_ai_request.observe(record.duration, *model, failed)
         if record.first_content is not None:
-            metrics.gen_ai_first_token.labels(*model).observe(record.first_content)
+            metrics.gen_ai_first_token.observe(record.first_content, *model)
         usage = serving.usage
         if usage is None:
             if not failed:
-                metrics.uncounted.labels(record.model).inc()
+                metrics.uncounted.inc(record.model)
             return
         if record.first_content is not None and not failed and usage.output > 1:
-            metrics.gen_ai_per_token.labels(*model).observe(record.content / (usage.output - 1))
-        metrics.gen_ai_tokens.labels(*model, "input").observe(usage.input)
-        metrics.gen_ai_tokens.labels(*model, "output").observe(usage.output)
+            metrics.gen_ai_per_token.observe(record.content / (usage.output - 1), *model)
+        metrics.gen_ai_tokens.observe(usage.input, *model, "input")
+        metrics.gen_ai_tokens.observe(usage.output, *model, "output")
         key = metrics.key_names(record.key_name)
         for kind, tokens in kinds_of(usage).items():
             if tokens:
-                metrics.tokens.labels(record.model, serving.deployment.subaccount, kind).inc(tokens)
-                metrics.key_tokens.labels(key, kind).inc(tokens)
+                metrics.tokens.inc(record.model, serving.deployment.subaccount, kind, by=tokens)
+                metrics.key_tokens.inc(key, kind, by=tokens)
 
 
 def kinds_of(usage: Usage) -> dict[str, int]:
