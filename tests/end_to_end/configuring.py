@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx2
 from tests.end_to_end.asking import PATHS, body
-from tests.end_to_end.conftest import KEY, Proxy, Simulator, environment, started, stopped
+from tests.end_to_end.conftest import KEY, Proxy, environment, started, stopped
 
 LANDSCAPE = {"subaccounts": {"eu": ["gpt-5", "gpt-4o", "anthropic--claude-4.5-sonnet"], "us": ["gpt-5", "gpt-5-mini"]}}
 SERVE = [sys.executable, "-m", "aicore_proxy", "serve"]
@@ -21,10 +21,10 @@ SERVE = [sys.executable, "-m", "aicore_proxy", "serve"]
 class Configured:
     """A folder with a configuration, and the proxy that serves by it."""
 
-    def __init__(self, home: Path, simulator: Simulator) -> None:
+    def __init__(self, home: Path, service_keys: Mapping[str, Any]) -> None:
         self.home = home
         self.file = home / "aicore-proxy.yaml"
-        self.service_keys: Mapping[str, Any] = simulator.service_keys()
+        self.service_keys = service_keys
         self.proxy: Proxy
 
     def settings(self, *subaccounts: str, **more: Any) -> dict[str, Any]:

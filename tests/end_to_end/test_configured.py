@@ -36,7 +36,7 @@ def deployment(simulator: Simulator, subaccount: str, model: str) -> str:
 @pytest.fixture(scope="module")
 def configured(simulator: Simulator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Configured]:
     home = tmp_path_factory.mktemp("configured")
-    made = Configured(home, simulator)
+    made = Configured(home, simulator.service_keys())
     (home / "us.json").write_text(json.dumps(made.service_keys["us"]))
     (home / "team.key").write_text("sk-team-of-a-file\n")
     settings = made.settings("eu")
@@ -132,7 +132,7 @@ def test_tls_of_our_own_and_a_renewed_certificate(simulator: Simulator, tmp_path
         certificate.write_bytes(b"".join(pem.bytes() for pem in issued.cert_chain_pems))
         return ssl.PEM_cert_to_DER_cert(issued.cert_chain_pems[0].bytes().decode())
 
-    made = Configured(tmp_path, simulator)
+    made = Configured(tmp_path, simulator.service_keys())
     first = renew()
     made.write(made.settings("eu", tls_certificate="tls.crt", tls_key="tls.key", workers=workers))
     trust = ssl.create_default_context()
@@ -197,7 +197,7 @@ def ai_api(simulator: Simulator) -> Iterator[tuple[str, threading.Event]]:
 @pytest.mark.timed
 def test_a_start_survives_an_ai_api_that_is_down(simulator: Simulator, tmp_path: Path) -> None:
     """With the deployments that were last known; without them it starts too, and goes on looking."""
-    made = Configured(tmp_path, simulator)
+    made = Configured(tmp_path, simulator.service_keys())
     with ai_api(simulator) as (url, down):
         settings = made.settings("eu")
         settings["subaccounts"][0]["service_key"] |= {"serviceurls": {"AI_API_URL": url}}
@@ -219,7 +219,7 @@ def test_a_start_survives_an_ai_api_that_is_down(simulator: Simulator, tmp_path:
 
 
 def test_an_unusable_file_says_everything_and_opens_no_port(simulator: Simulator, tmp_path: Path) -> None:
-    made = Configured(tmp_path, simulator)
+    made = Configured(tmp_path, simulator.service_keys())
     settings = made.settings("eu", strategi="round_robin")
     del settings["subaccounts"][0]["service_key"]["clientsecret"]
     settings["keys"].append({"name": "main", "key": "sk-other"})

@@ -6,6 +6,8 @@ import asyncio
 import json
 import signal
 import socket
+import ssl
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -15,9 +17,10 @@ from typing import Any
 import aiohttp
 import httpx2
 import pytest
+import trustme
 from tests.end_to_end.asking import PATHS, body, simulate
 from tests.end_to_end.configuring import LANDSCAPE, Configured, mounted, serving, until
-from tests.end_to_end.conftest import KEY, Simulator, running_simulator
+from tests.end_to_end.conftest import KEY, Simulator, environment, running_simulator, started, stopped
 
 pytestmark = pytest.mark.timed
 
@@ -32,7 +35,7 @@ def simulator(tmp_path: Path) -> Iterator[Simulator]:
 
 @pytest.fixture
 def configured(tmp_path: Path, simulator: Simulator) -> Configured:
-    return Configured(tmp_path, simulator)
+    return Configured(tmp_path, simulator.service_keys())
 
 
 class Load:
@@ -366,3 +369,51 @@ def lines_of_requests(configured: Configured) -> int:
     assert [configured.ask("gpt-5").status_code for _ in range(3)] == [200] * 3
     time.sleep(0.1)
     return len(configured.proxy.lines) - before
+
+
+def test_a_mounted_binding_with_a_certificate_is_renewed(tmp_path: Path) -> None:
+    """As on Kyma: X.509 keys live for days, and the operator swaps the whole secret."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(tmp_path / "server.pem")
+
+    def issued() -> tuple[str, str]:
+        pair = authority.issue_cert("client@example.test", key_type=trustme.KeyType.RSA)
+        return pair.cert_chain_pems[0].bytes().decode(), pair.private_key_pem.bytes().decode()
+
+    chain, private = issued()
+    landscape = {"subaccounts": [{"name": "eu", "models": ["gpt-5"], "certificate": chain}]}
+    options = ["--tls-cert", str(tmp_path / "server.pem"), "--client-ca", str(tmp_path / "ca.pem")]
+    (tmp_path / "landscape.json").write_text(json.dumps(landscape))
+    options += ["--landscape", str(tmp_path / "landscape.json")]
+    command = [sys.executable, "-m", "aicore_proxy.simulator", "--port", "0", "--announce", *options]
+    process, _, line = started(command, environment(tmp_path), '"url"')
+    trust = ssl.create_default_context(cafile=str(tmp_path / "ca.pem"))
+    try:
+        url = json.loads(line)["url"]
+        with httpx2.Client(base_url=url, verify=trust, trust_env=False) as control:
+            key = control.get("/_simulator/service-keys").json()["eu"]
+
+            def mount(version: str, chain: str, private: str) -> None:
+                texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in key.items()}
+                files = {**texts, "certificate": chain, "key": private, "type": "aicore"}
+                mounted(tmp_path / "bindings" / "models", version, files)
+
+            mount("one", chain, private)
+            configured = Configured(tmp_path, {})
+            configured.write(configured.settings())
+            variables = {"SERVICE_BINDING_ROOT": str(tmp_path / "bindings"), "SSL_CERT_FILE": str(tmp_path / "ca.pem")}
+            with serving(configured, **variables):
+                assert configured.ask("gpt-5").status_code == 200
+                mount("two", "-----BEGIN CERTIFICATE-----\nnone\n-----END CERTIFICATE-----\n", private)
+                configured.logged("Not reloaded")
+                assert configured.ask("gpt-5").status_code == 200
+                renewed = issued()
+                control.patch("/_simulator/subaccounts/eu", json={"certificate": renewed[0]}).raise_for_status()
+                mount("three", *renewed)
+                configured.logged("Reloaded: subaccount models: new credentials")
+                control.delete("/_simulator/tokens").raise_for_status()
+                assert configured.ask("gpt-5").status_code == 200
+                assert "PRIVATE" not in configured.log
+    finally:
+        stopped(process)
