@@ -10,7 +10,7 @@ import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -22,17 +22,17 @@ from aicore_proxy.gateway.keys import ClientKey, client_key
 from aicore_proxy.gateway.listing import names
 from aicore_proxy.sap.credentials import Found, service_key
 from aicore_proxy.server import listen
-from aicore_proxy.server.compose import Proxy
 from aicore_proxy.server.configuration import DEFAULT_KEY, Configuration, configuration_of
 from aicore_proxy.server.keyfile import ClientKey as KeptKey
 from aicore_proxy.server.keyfile import KeyFileError, obtain_key
 from aicore_proxy.server.reload import Load, Reloader, Source
-from aicore_proxy.server.serving import serve_alone
 from aicore_proxy.server.tls import CertificateError
-from aicore_proxy.server.worker import loop_factory
 from aicore_proxy.server.workers import Workers, WorkersError
 from aicore_proxy.tasks import Supervisor
 from aicore_proxy.telemetry import logs
+
+if TYPE_CHECKING:
+    from aicore_proxy.server.compose import Proxy
 
 log = logging.getLogger("aicore_proxy.cli")
 
@@ -111,7 +111,7 @@ def _serve(loaded: Loaded, found: Found, options: dict[str, Any], demo: Sequence
     files = (*loaded.files, *found.files)
     try:
         if settings.workers == 1:
-            with asyncio.Runner(loop_factory=loop_factory()) as runner:
+            with asyncio.Runner(loop_factory=listen.loop_factory()) as runner:
                 runner.run(_alone(configuration, slots[0], greeting, load, files))
         else:
             asyncio.run(_several(configuration, slots, greeting, load, files))
@@ -186,6 +186,8 @@ async def _alone(
     configuration: Configuration, listeners: list[socket.socket], greeting: Greeting, load: Load, files: Sequence[Path]
 ) -> None:
     """One process that serves."""
+    # Here, since the parent of workers needs nothing of what serves
+    from aicore_proxy.server.serving import serve_alone  # noqa: PLC0415
 
     async def begun(proxy: Proxy) -> None:
         reloader = Reloader(load, proxy.reload, files, current=configuration, outcome=proxy.metrics.reloaded)

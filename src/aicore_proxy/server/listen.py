@@ -10,6 +10,7 @@ import socket
 import ssl
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -133,6 +134,15 @@ def server(
         timeout_graceful_shutdown=None if graceful_timeout is None else max(1, round(graceful_timeout)),
     )
     return uvicorn.Server(config)
+
+
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's event loops, where there are any."""
+    try:
+        import uvloop  # noqa: PLC0415 - not on every platform
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
 
 
 def spread(listeners: list[socket.socket], handles: int = ACCEPTS_PER_TURN) -> list[socket.socket]:
