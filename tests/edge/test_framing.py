@@ -116,6 +116,21 @@ def test_refused_once_and_closed(edge: Server, case: str) -> None:
     assert not any(follower in request for request in edge.state()["requests"])
 
 
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages?beta=true"])
+def test_a_refusal_has_its_id_in_header_and_body_and_the_shape_of_the_api(edge: Server, path: str) -> None:
+    with edge.connect() as client:
+        client.ask(path, b"{}", fields="Expect: tea\r\n")
+        refused = client.answer()
+    ours = {"type": "invalid_request_error", "message": "Only 100-continue can be expected."}
+    request_id = refused.field("x-request-id")
+    assert request_id is not None
+    if "messages" in path:
+        assert refused.json == {"type": "error", "error": ours, "request_id": request_id}
+        assert refused.field("request-id") == request_id
+    else:
+        assert refused.json == {"error": {**ours, "param": None, "code": None}, "request_id": request_id}
+
+
 def test_a_refusal_waits_for_the_answers_before_it(edge: Server) -> None:
     with edge.connect() as client:
         client.send(b"GET /sleep/0.2 HTTP/1.1\r\nHost: a\r\n\r\nGET /second HTTP/1.1\r\nHost: a\r\n\r\nrubbish\r\n\r\n")

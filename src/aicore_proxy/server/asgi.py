@@ -178,7 +178,7 @@ class Conversation:
             ending = await self._pour(reply) if isinstance(reply, StreamReply) else await self._put(reply)
         except asyncio.CancelledError:
             if self._cut is not None and self._task.uncancel() == 0:
-                reply = reply or self._refuse(self._request, self._cut)
+                reply = reply or self._refused(self._cut)
                 ending = await self._cut_off(reply, self._cut)
             else:
                 ending = "client_gone" if self._cancelled else "failed"
@@ -203,10 +203,17 @@ class Conversation:
         try:
             return await handler(self._request)
         except Fault as fault:
-            return bare(fault, self._request.request_id)
+            return self._refused(fault)
         except Exception as crash:
             log.error("The request %s met a bug", self._request.request_id, exc_info=crash)
-            return bare(bug(), self._request.request_id)
+            return self._refused(bug())
+
+    def _refused(self, fault: Fault) -> Reply:
+        try:
+            return self._refuse(self._request, fault)
+        except Exception as crash:
+            log.error("The refusal of %s met a bug", self._request.request_id, exc_info=crash)
+            return bare(fault, self._request.request_id)
 
     async def _end(self, watcher: asyncio.Task[None], reply: Reply | StreamReply | None, ending: Ending) -> None:
         """Ends what this owns, then closes the reply: the one place for it, on every way out."""

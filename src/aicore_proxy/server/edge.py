@@ -477,8 +477,8 @@ class EdgeProtocol(asyncio.Protocol):
         self._refuse(why)
 
     def _refuse(self, why: Refusal) -> None:
-        log.info("Refused a request: %s", why.message, extra={"status": why.status})
-        self._transport.write(why.answer(self._server_state.default_headers))
+        log.info("Refused the request %s: %s", why.id, why.message, extra={"status": why.status})
+        self._transport.write(why.answer(self._server_state.default_headers, self._target))
         self._linger()
 
     def _linger(self) -> None:

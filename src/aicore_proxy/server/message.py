@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import secrets
 from collections.abc import Awaitable, Callable, MutableMapping
 from http import HTTPStatus
 from typing import Any, Protocol
 
 log = logging.getLogger("aicore_proxy.edge")
 
+MESSAGES = b"/messages"
 GUARDED = b"cache-control: no-store\r\nx-content-type-options: nosniff\r\n"
 
 Message = MutableMapping[str, Any]
@@ -27,19 +29,27 @@ STATUS_LINES = {status: f"HTTP/1.1 {status} {_phrase(status)}\r\n".encode() for 
 
 
 class Refusal(Exception):
-    """A request that broke a rule of HTTP or a limit: answered by the edge itself, without a dialect, and closed."""
+    """A request that broke a rule of HTTP or a limit: answered by the edge itself, and closed."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
         self.status = status
         self.message = message
+        self.id = f"req_{secrets.token_hex(12)}"
 
-    def answer(self, default_headers: list[tuple[bytes, bytes]]) -> bytes:
-        """The whole answer as bytes."""
-        kind = "invalid_request_error" if self.status < 500 else "server_error"
-        error = {"message": self.message, "type": kind, "param": None, "code": None}
-        body = json.dumps({"error": error}).encode()
+    def answer(self, default_headers: list[tuple[bytes, bytes]], target: bytes = b"") -> bytes:
+        """The whole answer as bytes. Its shape is that of the API whose path ``target`` shows, else OpenAI's."""
+        ours = self.status >= 500
+        told: dict[str, Any] = {"type": "server_error" if ours else "invalid_request_error", "message": self.message}
+        names = [b"x-request-id"]
+        if MESSAGES in target:
+            error: dict[str, Any] = {"type": "error", "error": {**told, "type": "api_error"} if ours else told}
+            names.append(b"request-id")
+        else:
+            error = {"error": {**told, "param": None, "code": None}}
+        body = json.dumps({**error, "request_id": self.id}).encode()
         fields = [*default_headers, (b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+        fields += [(name, self.id.encode()) for name in names]
         lines = [STATUS_LINES[self.status], *(name + b": " + value + b"\r\n" for name, value in fields)]
         return b"".join([*lines, GUARDED, b"connection: close\r\n\r\n", body])
 
@@ -150,7 +160,8 @@ class Exchange:
             return
         self.begun = self.answered = True
         self.keep_alive = False
-        self._connection.write(refusal(500, "The proxy failed.").answer(self._connection.default_headers))
+        answer = refusal(500, "The proxy failed.").answer(self._connection.default_headers, self.scope["raw_path"])
+        self._connection.write(answer)
         self._connection.answered(self)
 
     # --- the application's side
