@@ -24,35 +24,27 @@ FOREIGN = (*THOUGHTS, "provider_specific_fields", "cache_control")
 THINKING_PARTS = ("thinking", "redacted_thinking", "reasoning")
 """Content parts that hold thoughts. Compared, not hashed: a client's `type` may be anything."""
 
-_NEEDLES = (b'"reasoning', b'"thinking', b'"redacted_thinking"', b'"provider_specific_fields"', b'"cache_control"')
-"""What one of the above holds, in few searches."""
-_ANSWERS = b'"tool_call_id"'
-_LONG = re.compile(rb'\s*:\s*"[^"\\]{%d}' % (LONGEST_ID + 1))
+_NEEDLES = re.compile(
+    rb'"[rtpc](?:easoning|hinking|edacted_thinking"|rovider_specific_fields"|ache_control"'
+    rb'|ool_call_id"\s*:\s*"[^"\\]{%d})' % (LONGEST_ID + 1)
+)
+"""What one of the above holds, or too long an id, in one search that looks at quotation marks alone."""
 _QUOTED = frozenset(f'"{kind}"'.encode() for kind in THINKING_PARTS)
 _LARGE = 256 * 1024
 _objects = msgspec.json.Decoder(list[dict[str, Raw]])
 
 
 def suspicious(messages: Raw | bytes) -> bool:
-    """Whether ``messages`` may hold something to mend. Quick: 20 MB of them must not stall others. Searches are the
-    quickest in few bytes; in many each costs 5 ms per 20 MB, and looking at members with their values skipped 3 ms."""
+    """Whether ``messages`` may hold something to mend. Quick: 20 MB of them must not stall others. One search takes
+    0.05 to 0.15 ms per 200 KB; looking at the members of many messages, which tells for certain, ten times that."""
+    if _NEEDLES.search(messages) is None:
+        return False
     if memoryview(messages).nbytes > _LARGE:
         try:
             return any(_odd(message) for message in _objects.decode(messages))
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
             return True
-    text = bytes(messages)
-    return any(needle in text for needle in _NEEDLES) or _long_ids(text)
-
-
-def _long_ids(messages: bytes) -> bool:
-    at = messages.find(_ANSWERS)
-    while at >= 0:
-        end = at + len(_ANSWERS)
-        if _LONG.match(messages, end, end + LONGEST_ID + 16):
-            return True
-        at = messages.find(_ANSWERS, end)
-    return False
+    return True
 
 
 def _odd(message: dict[str, Raw]) -> bool:
