@@ -55,14 +55,21 @@ class Silent(Struct, frozen=True):
     core: float
 
 
+class Circumstances(Struct, frozen=True):
+    """When a part was measured; load averages before and after it, of which the measuring itself makes up to 2."""
+
+    date: str
+    before: float
+    after: float
+    pace: Pace
+
+
 class Results(Struct, kw_only=True):
-    """All that was measured. ``absent``: who could not be, and why."""
+    """All that was measured. ``parts``: when and how; ``absent``: who could not be measured, and why."""
 
     described: str
     pinned: bool
-    pace: Pace
-    date: str = ""
-    load: tuple[float, float] = (0.0, 0.0)
+    parts: dict[str, Circumstances] = field(default_factory=dict)
     absent: dict[str, str] = field(default_factory=dict)
     samples: dict[str, dict[str, list[Sample]]] = field(default_factory=dict)
     clean: dict[str, Clean] = field(default_factory=dict)
@@ -81,31 +88,31 @@ class Results(Struct, kw_only=True):
 class Comparison:
     """Owns the peers while it runs."""
 
-    def __init__(self, stage: Stage, pace: Pace, say: Say) -> None:
+    def __init__(self, stage: Stage, pace: Pace, say: Say, kept: Results | None = None) -> None:
+        """``kept``: what was measured on this machine before; parts that are not measured again stay."""
         self._stage = stage
         self._pace = pace
         self._say = say
         self._peers: dict[str, Peer] = {}
-        self.results = Results(
-            described=machine.described(),
-            pinned=stage.measured is not None,
-            pace=pace,
-            date=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
-        )
+        described, pinned = machine.described(), stage.measured is not None
+        same = kept is not None and (kept.described, kept.pinned) == (described, pinned)
+        self.results = kept if kept is not None and same else Results(described=described, pinned=pinned)
 
-    def run(self, only: Sequence[str] = ()) -> Results:
-        """Everything; ``only``: parts of it (requests, events, clean, silent)."""
-        before = machine.load_average()
+    def run(self, only: Sequence[str] = (), done: Callable[[Results], None] = lambda _: None) -> None:
+        """Everything; ``only``: parts of it. ``done`` is told after each part."""
         self._start()
         parts = {"requests": self._requests, "events": self._events, "clean": self._ladders, "silent": self._silences}
         with machine.on_core(self._stage.rest):
             for name, part in parts.items():
                 if not only or name in only:
+                    before = machine.load_average()
+                    date = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
                     part()
-        self.results.load = (before, machine.load_average())
-        return self.results
+                    self.results.parts[name] = Circumstances(date, before, machine.load_average(), self._pace)
+                    done(self.results)
 
     def _start(self) -> None:
+        self.results.absent.clear()
         ports = self._stage.stub()
         if "tls" not in ports:
             self.results.absent["TLS to the upstream"] = "openssl is not installed: no certificate for the stub"
@@ -135,6 +142,8 @@ class Comparison:
         self._rounds("streams", [*scenarios.event_cells(), *scenarios.first_cells()])
 
     def _rounds(self, what: str, cells: Sequence[Cell]) -> None:
+        for cell in cells:
+            self.results.samples.pop(cell.name, None)
         for number in range(self._pace.rounds):
             for cell in cells:
                 if cell.upstream not in self._stage.ports:

@@ -57,18 +57,27 @@ def ratio(value: float | None, of: float | None) -> str:
     return f"{value / of:.1f} ×" if value is not None and of else "–"
 
 
+PARTS = {"requests": "requests", "events": "cost of events", "clean": "clean streams", "silent": "silent streams"}
+
+
 def _circumstances(results: Results) -> Iterator[str]:
-    pace = results.pace
-    yield f"Measured {results.date} on {results.described}."
     where = (
-        "What is measured had one core, stub and load generator the other"
+        "What is measured has one core to itself as far as this benchmark goes, stub and load generator have the other."
         if results.pinned
-        else "Nothing was pinned to a core"
+        else "Nothing is pinned to a core."
     )
-    yield (
-        f"{where}; load average {results.load[0]:.1f} before and {results.load[1]:.1f} after. Medians of {pace.rounds} "
-        f"alternating rounds, windows of {pace.window:g} s."
-    )
+    yield f"Machine: {results.described}. {where}"
+    yield ""
+    rows = []
+    for name, label in PARTS.items():
+        if (part := results.parts.get(name)) is not None:
+            pace = part.pace
+            how = {
+                "clean": f"{pace.clean_runs} runs of each step",
+                "silent": "one run",
+            }.get(name, f"medians of {pace.rounds} alternating rounds, windows of {pace.window:g} s")
+            rows.append((label, part.date, how, f"{part.before:.1f}", f"{part.after:.1f}"))
+    yield from table(("part", "measured", "how", "load before", "load after"), rows)
     for name, why in results.absent.items():
         yield f"\n**Not measured:** {name}: {why}."
 
