@@ -164,11 +164,11 @@ def asked(configured: Configured, key: str, model: str = "gpt-5") -> int:
         return client.post(PATHS["chat"], json=body("chat", model, "Hello!")).status_code
 
 
-def test_a_bad_file_changes_nothing_and_every_problem_is_said_once(configured: Configured) -> None:
-    good = configured.settings("eu")
-    configured.write(good)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_bad_file_changes_nothing_and_every_problem_is_said_once(configured: Configured, workers: int) -> None:
+    configured.write(configured.settings("eu", workers=workers))
     with serving(configured):
-        bad = configured.settings("eu", breakers="perhaps", max_attempt=3, aliases={"fast": "gpt-4o"})
+        bad = configured.settings("eu", workers=workers, breakers="perhaps", max_attempt=3, aliases={"fast": "gpt-4o"})
         bad["keys"][0]["key"] = OTHER
         configured.write(bad)
         configured.logged("breakers must be true or false")
@@ -181,10 +181,12 @@ def test_a_bad_file_changes_nothing_and_every_problem_is_said_once(configured: C
         assert configured.ask("gpt-5").status_code == 200
         assert configured.ask("fast").status_code == 404
         until(lambda: configured.log.count("Not reloaded") == said + 2, 1)
+        assert "aicore_proxy_config_last_reload_success 0.0" in configured.proxy.http.get("/metrics").text
         del bad["max_attempt"]
         configured.write({**bad, "breakers": False})
         configured.logged("Reloaded: ")
         assert asked(configured, OTHER, "fast") == 200
+        assert "aicore_proxy_config_last_reload_success 1.0" in configured.proxy.http.get("/metrics").text
         assert asked(configured, KEY) == 401
         assert OTHER not in configured.log
 

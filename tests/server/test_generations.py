@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from aicore_proxy.config.settings import KeySettings, Settings, SubaccountSettings
+from aicore_proxy.config.settings import KeySettings, ModelPatterns, Settings, SubaccountSettings
 from aicore_proxy.gateway.keys import client_key
 from aicore_proxy.sap.credentials import Secret, ServiceKey
 from aicore_proxy.sap.scope import Scope
@@ -89,7 +89,7 @@ def test_changes_are_told_in_words_without_secrets() -> None:
     told, fixed = changes(old, new)
     assert told == [
         "body_limit 5000 -> 6000",
-        "aliases",
+        "aliases (fast)",
         "key team added",
         "key main: another value",
         "subaccount us added",
@@ -99,6 +99,8 @@ def test_changes_are_told_in_words_without_secrets() -> None:
     ]
     assert fixed == ["workers"]
     assert changes(new, new) == ([], [])
+    narrowed = configuration(models=ModelPatterns(exclude=("gpt-*",)), trusted_proxies=("::1",))
+    assert changes(configuration(), narrowed)[0] == ["trusted_proxies", "models (exclude)"]
     back, _ = changes(new, old)
     assert "key team removed" in back
     assert "subaccount us removed" in back

@@ -150,7 +150,7 @@ def changes(old: Configuration, new: Configuration) -> tuple[list[str], list[str
         if field in FIXED:
             fixed.append(field)
         else:
-            told.append(f"{field} {before} -> {after}" if isinstance(after, int | float | str) else field)
+            told.append(_setting(field, before, after))
     keys = {key.name: key for key in old.keys}, {key.name: key for key in new.keys}
     told += _members("key", *keys, lambda was, now: [] if was.digest == now.digest else ["another value"])
     subaccounts = {key.name: key for key in old.service_keys}, {key.name: key for key in new.service_keys}
@@ -160,6 +160,18 @@ def changes(old: Configuration, new: Configuration) -> tuple[list[str], list[str
         differences = _different(old.scopes.get(name, none), new.scopes.get(name, none))
         told += [f"subaccount {name}: {field}" for field in differences]
     return told, fixed
+
+
+def _setting(name: str, was: object, now: object) -> str:
+    """What is different of a setting: values of plain ones, else what of it."""
+    match was, now:
+        case int() | float() | str(), int() | float() | str():
+            return f"{name} {was} -> {now}"
+        case dict(), dict():
+            return f"{name} ({', '.join(sorted(k for k in was.keys() | now.keys() if was.get(k) != now.get(k)))})"
+        case Struct(), Struct():
+            return f"{name} ({', '.join(_different(was, now))})"
+    return name
 
 
 def _members(
