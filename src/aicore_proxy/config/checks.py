@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterable, Iterator
 from ipaddress import ip_network
 from typing import TypeAlias
@@ -186,7 +187,9 @@ def _is_pattern(pattern: str) -> bool:
     if not pattern.startswith("re:"):
         return True
     try:
-        re.compile(pattern[3:])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what Python may come to mean by [[ one day
+            re.compile(pattern[3:])
     except (re.error, RecursionError, OverflowError):
         return False
     return True

@@ -47,7 +47,8 @@ def imported(document: Document, cwd: Path) -> Imported:
         return Imported("aicore-router", *of_aicore_router(value))
     if legacy.is_legacy(value):
         read = legacy.converted(value, document.path.parent, cwd)
-        return Imported("sap-ai-core-llm-proxy", escaped(read.settings), read.notes[1:])
+        port = {"port": read.settings["port"]} if "port" in read.settings else {}
+        return Imported("sap-ai-core-llm-proxy", escaped(read.settings) | port, read.notes[1:])
     words = "is not a configuration that can be imported: LiteLLM's has model_list, aicore-router's has providers"
     raise SettingsError([f"{document.path}: {words}, the older proxies' config.json has subAccounts."])
 

@@ -46,11 +46,15 @@ def dump(settings: Settings) -> str:
 
 
 def _without_empty(chosen: dict[str, Any]) -> dict[str, Any]:
-    several = {
-        name: [{member: given for member, given in item.items() if given or member == "name"} for item in chosen[name]]
-        for name in ("subaccounts", "keys")
-        if name in chosen
-    }
+    def given(item: dict[str, Any]) -> dict[str, Any]:
+        # An empty service key is one, if a bad one
+        return {
+            name: value
+            for name, value in item.items()
+            if value or name == "name" or (name, value) == ("service_key", {})
+        }
+
+    several = {name: [given(item) for item in chosen[name]] for name in ("subaccounts", "keys") if name in chosen}
     return chosen | several
 
 
