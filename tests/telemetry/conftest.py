@@ -29,6 +29,8 @@ def lived(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Simulator,
         "recovery_wait": "0",
         "log_level": "debug",
     }
+    (home / "proxy.yaml").write_text(f"aliases: {{team: {GPT}}}\nrouting: {{fallbacks: {{team: [{OLD}]}}}}\n")
+    settings["config"] = str(home / "proxy.yaml")
     with (
         running_simulator(home, landscape=landscape) as simulator,
         running_proxy(home, simulator, **settings) as proxy,
@@ -58,6 +60,10 @@ def live(simulator: Simulator, proxy: Proxy) -> None:
     simulator.script({"status": 429, "retry_after": 60}, "sub-0")
     for number in range(4):
         proxy.http.post(PATHS["chat"], json=body("chat", GPT, f"Hello {number}!")).raise_for_status()
+    simulator.clear()
+    simulator.script({"status": 503}, GPT)
+    answer = proxy.http.post(PATHS["chat"], json=body("chat", "team", "Hello!"))
+    assert answer.headers["x-aicore-proxy-fallback"] == OLD
     simulator.clear()
     simulator.script({"status": 429, "retry_after": 1}, OLD)
     assert proxy.http.post(PATHS["chat"], json=body("chat", OLD, "Hello!")).status_code == 429

@@ -20,7 +20,7 @@ from aicore_proxy.telemetry.logs import JsonLines, OneLine
 MEMBERS = {
     *("time", "level", "logger", "message", "id", "key", "protocol", "endpoint", "stream", "status", "outcome"),
     *("duration_ms", "overhead_ms", "first_token_ms", "model", "deployment", "subaccount", "relayed", "affinity"),
-    *("dropped", "attempts", "tokens", "traceback"),
+    *("dropped", "attempts", "tokens", "traceback", "fallback"),
 }
 
 

@@ -235,6 +235,7 @@ class Proxy:
         return Owners(
             health=lambda: self.router.health,
             catalog=lambda: self.landscape.catalog,
+            waiting=self._queues.waiting,
             tokens=lambda: self._now.tokens,
             service_keys=lambda: self.configuration.service_keys,
             subaccounts=self._discovery.states,

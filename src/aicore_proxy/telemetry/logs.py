@@ -102,6 +102,7 @@ def members_of(record: Record) -> dict[str, object]:
             "deployment": serving.deployment.id,
             "subaccount": serving.deployment.subaccount,
             "relayed": serving.relayed,
+            "fallback": record.fallback,
             "affinity": None if serving.warm is None else "hit" if serving.warm else "miss",
             "dropped": [loss.field for loss in serving.losses] or None,
             "attempts": [attempt_of(attempt) for attempt in record.attempts],

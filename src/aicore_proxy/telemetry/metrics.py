@@ -106,6 +106,7 @@ class Metrics:
             "upstream_attempts", "Attempts at deployments", "subaccount", "model", "outcome"
         )
         self.failovers = self._counter("failovers", "Moves on to another deployment", "reason")
+        self.fallbacks = self._counter("fallbacks", "Requests that another model answered, by that model", "model")
         self.affinity = self._counter(
             "affinity", "Requests of conversations, by whether their deployment holds their prefix", "result"
         )

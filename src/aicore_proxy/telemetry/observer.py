@@ -111,6 +111,8 @@ class Telemetry:
     def _called(self, record: Record, serving: Attempt) -> None:
         """A model was called."""
         metrics = self._metrics
+        if record.fallback:
+            metrics.fallbacks.inc(record.fallback)
         if serving.warm is not None:
             metrics.affinity.inc("hit" if serving.warm else "miss")
         model = (OPERATIONS.get(record.route, "chat"), provider_of(serving), record.model)

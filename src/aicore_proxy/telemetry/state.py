@@ -29,11 +29,12 @@ PLACE = ("subaccount", "model", "deployment")
 
 
 class Owners(Struct, frozen=True):
-    """Who owns it. Each is asked anew every time, since a reload replaces some of them. ``tokens``, ``surveys`` (the
-    last that succeeded): by subaccount."""
+    """Who owns it. Each is asked anew every time, since a reload replaces some of them. ``waiting``: how many requests
+    wait for a model. ``tokens``, ``surveys`` (the last that succeeded): by subaccount."""
 
     health: Callable[[], Health]
     catalog: Callable[[], Catalog]
+    waiting: Callable[[str], int]
     tokens: Callable[[], Mapping[str, TokenProvider]]
     service_keys: Callable[[], Sequence[ServiceKey]]
     subaccounts: Callable[[], Sequence[SubaccountState]]
@@ -68,18 +69,21 @@ class State(Collector):
         yield from self._of_surveys()
 
     def _of_deployments(self, now: float) -> Iterator[Metric]:
-        health, deployments = self._owners.health(), self._owners.catalog().deployments()
+        health, catalog = self._owners.health(), self._owners.catalog()
+        queued = _gauge("queued_requests", "Requests that wait until a deployment may have one more", "model")
+        for model in list(catalog.by_name):
+            queued.add_metric((model,), self._owners.waiting(model))
         states, cooling = health.states(now), health.cooldowns
         breakers = _gauge("breaker_state", "Circuit breaker: 0 closed, 1 open, 2 half open", *PLACE)
         cooldowns = _gauge("cooldown_seconds_remaining", "Until a throttled deployment may be asked again", *PLACE)
         in_flight = _gauge("deployment_in_flight_requests", "Attempts in flight", *PLACE)
-        for deployment in deployments:
+        for deployment in catalog.deployments():
             place = (deployment.subaccount, deployment.model, deployment.id)
             breakers.add_metric(place, BREAKER_VALUES[states.get(deployment.id, BreakerState.CLOSED)])
             until = max(cooling.until(wide(deployment)), cooling.until(deployment.id))
             cooldowns.add_metric(place, max(0.0, until - now))
             in_flight.add_metric(place, health.in_flight(deployment))
-        yield from (breakers, cooldowns, in_flight)
+        yield from (queued, breakers, cooldowns, in_flight)
 
     def _of_subaccounts(self, now: float) -> Iterator[Metric]:
         states = self._owners.health().subaccount_states(now)
