@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
 import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -26,6 +25,7 @@ from aicore_proxy.server.configuration import DEFAULT_KEY, Configuration, config
 from aicore_proxy.server.keyfile import ClientKey as KeptKey
 from aicore_proxy.server.keyfile import KeyFileError, obtain_key
 from aicore_proxy.server.reload import Load, Reloader, Source
+from aicore_proxy.server.stopping import on_signal
 from aicore_proxy.server.tls import CertificateError
 from aicore_proxy.server.workers import Workers, WorkersError
 from aicore_proxy.tasks import Supervisor
@@ -107,7 +107,8 @@ def _serve(loaded: Loaded, found: Found, options: dict[str, Any], demo: Sequence
     greeting = Greeting(url, key if demo and key else "$AICORE_PROXY_API_KEY")
 
     overrides = {name: value for name, value in options.items() if name != "config"}
-    load = Source(os.environ, overrides, file=options.get("config"), simulated=found if demo else None).load
+    # The very file that was found: one that is deleted is an error, and not a reason to look elsewhere
+    load = Source(os.environ, overrides, file=loaded.file, simulated=found if demo else None).load
     files = (*loaded.files, *found.files)
     try:
         if settings.workers == 1:
@@ -191,7 +192,7 @@ async def _alone(
 
     async def begun(proxy: Proxy) -> None:
         reloader = Reloader(load, proxy.reload, files, current=configuration, outcome=proxy.metrics.reloaded)
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reloader.reload)
+        on_signal("SIGHUP", reloader.reload)
         proxy.supervisor.start("configuration", reloader.watch())
         await proxy.first_look(FIRST_LOOK)
         greeting.print(names(proxy.landscape.catalog))
@@ -226,8 +227,8 @@ async def _several(
     supervisor.start("greeting", greet())
     reloader = Reloader(load, workers.configure, files, current=configuration, outcome=workers.reloaded)
     supervisor.start("configuration", reloader.watch())
-    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reloader.reload)
-    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR2, workers.restart)
+    on_signal("SIGHUP", reloader.reload)
+    on_signal("SIGUSR2", workers.restart)
     try:
         await workers.run()
     finally:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 import socket
 from collections.abc import Callable, Coroutine
 
@@ -14,7 +13,7 @@ from aicore_proxy.server.compose import Proxy
 from aicore_proxy.server.configuration import Configuration
 from aicore_proxy.server.edge import Limits
 from aicore_proxy.server.peers import Alone
-from aicore_proxy.server.stopping import Stopping, Urgency
+from aicore_proxy.server.stopping import Stopping, Urgency, on_signal
 
 log = logging.getLogger("aicore_proxy.workers")
 
@@ -83,7 +82,7 @@ async def serve_alone(
     listen.raise_descriptor_limit()
     stopping = Stopping()
     stopping.listen()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR2, log.warning, ONLY_ONE)
+    on_signal("SIGUSR2", lambda: log.warning(ONLY_ONE))
     peers = Alone()
     proxy = Proxy(configuration, peers)
     serving = Serving(proxy)

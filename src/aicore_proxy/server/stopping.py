@@ -1,10 +1,23 @@
-"""How urgently a process is asked to end, by signals."""
+"""Signals, and how urgently a process is asked to end by them."""
 
 from __future__ import annotations
 
 import asyncio
 import signal
+from collections.abc import Callable
 from enum import IntEnum
+
+
+def on_signal(name: str, act: Callable[[], None]) -> None:
+    """Has ``act`` called in the running event loop when the signal comes. Nothing where the platform has no such."""
+    number = getattr(signal, name, None)
+    if number is None:
+        return
+    loop = asyncio.get_running_loop()
+    try:
+        loop.add_signal_handler(number, act)
+    except NotImplementedError:  # Windows
+        signal.signal(number, lambda *_: loop.call_soon_threadsafe(act))
 
 
 class Urgency(IntEnum):
@@ -25,9 +38,8 @@ class Stopping:
 
     def listen(self) -> None:
         """Hears the signals from now on."""
-        loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, self.ask, Urgency.GENTLY)
-        loop.add_signal_handler(signal.SIGINT, self.ask, Urgency.NOW)
+        on_signal("SIGTERM", lambda: self.ask(Urgency.GENTLY))
+        on_signal("SIGINT", lambda: self.ask(Urgency.NOW))
 
     def ask(self, urgency: Urgency) -> None:
         """Asks to end; asked again, at once."""

@@ -46,6 +46,7 @@ from aicore_proxy.server.configuration import Configuration
 from aicore_proxy.server.merging import exposition, families, merged
 from aicore_proxy.server.peers import Listener
 from aicore_proxy.server.serving import Serving
+from aicore_proxy.server.stopping import on_signal
 from aicore_proxy.telemetry import logs
 from aicore_proxy.telemetry.metrics import Metrics
 
@@ -128,7 +129,7 @@ class Worker:
 
     async def live(self, messages: AsyncIterator[Any], *, accepting: bool) -> None:
         """Serves until it is told to end, or the parent is gone."""
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._channel.send, Leaving())
+        on_signal("SIGTERM", lambda: self._channel.send(Leaving()))
         await self._proxy.start()
         try:
             if accepting:
