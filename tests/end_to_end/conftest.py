@@ -156,8 +156,11 @@ def running_simulator(home: Path, *options: str, landscape: Any = None) -> Itera
 
 
 @contextmanager
-def running_proxy(home: Path, simulator: Simulator, **variables: str) -> Iterator[Proxy]:
-    """A proxy in front of ``simulator``; ``variables``: settings without their prefix, in lower case."""
+def running_proxy(
+    home: Path, simulator: Simulator, *, command: list[str] | None = None, **variables: str
+) -> Iterator[Proxy]:
+    """A proxy in front of ``simulator``; ``variables``: settings without their prefix, in lower case; ``command``: in
+    place of ``aicore-proxy serve``."""
     folder = home / "service-keys"
     folder.mkdir(exist_ok=True)
     for name, key in simulator.service_keys().items():
@@ -168,7 +171,8 @@ def running_proxy(home: Path, simulator: Simulator, **variables: str) -> Iterato
     environ = environment(
         home, AICORE_PROXY_SERVICE_KEYS=str(folder), AICORE_PROXY_API_KEY=KEY, AICORE_PROXY_PORT="0", **settings
     )
-    process, lines, line = started([sys.executable, "-m", "aicore_proxy", "serve"], environ, "Base URL")
+    command = command or [sys.executable, "-m", "aicore_proxy", "serve"]
+    process, lines, line = started(command, environ, "Base URL")
     proxy = Proxy(line.split()[-1], process, lines)
     try:
         deadline = time.monotonic() + 20

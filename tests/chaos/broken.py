@@ -1,0 +1,41 @@
+"""The proxy with a fault of its own, to show that the oracle of the chaos test sees it: ``python -m tests.chaos.broken
+leak|double serve …``."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from aicore_proxy.cli import main
+from aicore_proxy.routing.health import Health
+from aicore_proxy.telemetry.observer import Telemetry
+
+
+def leak() -> None:
+    """Every hundredth permit is never given back."""
+    end, count = Health.end, [0]
+
+    def leaking(self: Health, *args: Any) -> None:
+        count[0] += 1
+        if count[0] % 100:
+            end(self, *args)
+
+    Health.end = leaking  # type: ignore[method-assign]
+
+
+def double() -> None:
+    """Every hundredth request is counted twice."""
+    finished, count = Telemetry.finished, [0]
+
+    def doubling(self: Telemetry, record: Any) -> None:
+        count[0] += 1
+        finished(self, record)
+        if count[0] % 100 == 0:
+            finished(self, record)
+
+    Telemetry.finished = doubling  # type: ignore[method-assign]
+
+
+if __name__ == "__main__":
+    {"leak": leak, "double": double}[sys.argv.pop(1)]()
+    main()
