@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 import yaml
@@ -94,8 +94,16 @@ def _natural(value: Any) -> Any:
     return value
 
 
+def _text(dumper: yaml.representer.BaseRepresenter, text: str) -> yaml.Node:
+    # Unicode's other line breaks get lost in any other style
+    style = None if text.replace("\n", "").isprintable() else '"'
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
 class _Dumper(yaml.SafeDumper):
     """Lists stand indented under their name; nothing is an alias of something else."""
+
+    yaml_representers: ClassVar = {**yaml.SafeDumper.yaml_representers, str: _text}
 
     def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
         super().increase_indent(flow, False)
