@@ -329,6 +329,7 @@ def test_a_proxy_variable_that_leads_nowhere(patient: Patient, variable: str, ho
     finding = report.only("token_host", "failure")
     assert finding["data"]["proxy"].startswith(f"http://{host}:")
     advised(finding, variable, "NO_PROXY=127.0.0.1", "cannot resolve" if "invalid" in host else "allow CONNECT")
+    assert f"proxy http://{host}:" in finding["words"]
     assert "hush-hush" not in report.text
     assert patient.doctor(**{variable: f"http://{host}:1", "NO_PROXY": "127.0.0.1"}).code == 0
 
@@ -390,12 +391,18 @@ def test_an_ai_api_in_trouble(
 
 
 def test_a_resource_group_that_is_not_there(patient: Patient) -> None:
-    report = patient.doctor(AICORE_PROXY_RESOURCE_GROUPS="nowhere")
+    group = patient.doctor(AICORE_PROXY_RESOURCE_GROUPS="taem").only("ai_api", "failure")
 
-    group = report.only("ai_api", "failure")
-    assert group["data"] == {"resource_group": "nowhere", "status": 403}
+    assert group["data"] == {"resource_group": "taem", "status": 403}
     assert "RBAC: access denied" in group["words"]
-    advised(group, "'nowhere' does not exist", "SAP AI Launchpad > SAP AI Core Administration > Resource Groups")
+    advised(
+        group, "sees the resource groups default, team", "Did you mean team?", "Core Administration > Resource Groups"
+    )
+
+    patient.simulator.switch(admin_resource_groups="refused")
+    advised(
+        patient.doctor(AICORE_PROXY_RESOURCE_GROUPS="taem").only("ai_api", "failure"), "group 'taem' does not exist"
+    )
 
 
 def test_a_key_that_may_not_list_resource_groups_is_common(patient: Patient) -> None:
@@ -485,12 +492,25 @@ def call_troubles(tmp_path_factory: pytest.TempPathFactory) -> Report:
 def test_a_model_in_trouble(
     call_troubles: Report, subaccount: str, script: dict[str, Any], level: str, status: int | None, advice: list[str]
 ) -> None:
-    calls = call_troubles.of(subaccount).at("model_call")
+    report = call_troubles.of(subaccount)
+    calls = report.at("model_call")
 
+    assert report.only("model_calls", level)["data"]["status"] == status, "all fail alike"
     assert {(f["data"]["model"], f["data"]["protocol"]) for f in calls} == ALL_CALLS
     for finding in calls:
         assert (finding["level"], finding["data"]["status"]) == (level, status)
         advised(finding, *advice)
+
+
+def test_where_all_fail_alike_it_is_none_of_them(patient: Patient) -> None:
+    patient.simulator.script({"status": 403, "layer": "edge"})
+
+    _, text = patient.in_terminal(100, "doctor")
+
+    shown = " ".join(ESCAPE.sub("", text).split())
+    assert "all 4 deployments fail with 403" in shown
+    assert shown.count("service plan 'extended'") == 1
+    assert "403 is also how SAP says" not in shown, "it is not about a deployment"
 
 
 def test_an_error_inside_a_stream_is_one(patient: Patient) -> None:
@@ -505,10 +525,12 @@ def test_a_deployment_that_is_listed_but_gone(patient: Patient) -> None:
     (gpt,) = patient.simulator.deployments(GPT)
     patient.simulator.call("PATCH", f"deployments/{gpt['id']}", {"status": "STOPPED", "listed_status": "RUNNING"})
 
-    bad = patient.doctor().at("model_call", "failure")
+    report = patient.doctor()
+    bad = report.at("model_call", "failure")
 
+    assert report.at("model_calls") == [], "the others answer"
     assert {f["data"]["deployment"] for f in bad} == {gpt["id"]}
-    advised(bad[0], gpt["id"], "stopped or deleted a moment ago")
+    advised(bad[0], "stopped or deleted a moment ago")
 
 
 # This machine

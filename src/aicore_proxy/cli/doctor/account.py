@@ -11,11 +11,12 @@ from msgspec import Struct
 
 from aicore_proxy.cli.accounts import Account, unserved_listed
 from aicore_proxy.cli.doctor import advice
-from aicore_proxy.cli.doctor.calls import Called, askings, call
+from aicore_proxy.cli.doctor.calls import Asking, Called, askings, call
 from aicore_proxy.cli.doctor.finding import Section, counted
-from aicore_proxy.cli.doctor.hosts import Reached, reach, variable_of
+from aicore_proxy.cli.doctor.hosts import CONNECTING, Reached, reach, variable_of
 from aicore_proxy.cli.doctor.machine import tell_validity
 from aicore_proxy.landscape import Deployment, admitted
+from aicore_proxy.sap.ai_api import AiApiError
 from aicore_proxy.sap.certificate import validity
 from aicore_proxy.sap.scope import Pin, chosen, missing
 from aicore_proxy.sap.survey import GroupSurvey, Listed, Survey, Version, survey
@@ -53,7 +54,7 @@ async def examine(section: Section, account: Account, looking: Looking) -> Seque
     seen = await survey(account.api, account.tokens, account.scope)
     if not _tell_token(section, account, looking, seen):
         return ()
-    _tell_groups(section, account, seen)
+    await _tell_groups(section, account, seen)
     running = _tell_deployments(section, account, looking, seen)
     _tell_retirement(section, [deployment for deployment in running if looking.concerns(deployment.model)], seen)
     _tell_names(section, account, running, seen)
@@ -95,8 +96,10 @@ def _tell_host(section: Section, role: str, reached: Reached, variable: str) -> 
         section.ok(check, role, f"{reached.host} answers{through} in {milliseconds(reached.seconds)}", **data)
         return
     steps = advice.unreachable(reached.phase, reached.host, reached.words, reached.proxy, variable, known=reached.known)
-    what = "dns" if not reached.known else reached.phase.value
-    section.fail(check, role, reached.words.rstrip("."), steps, **data, stage=what)
+    words = reached.words.rstrip(".")
+    if reached.proxy and reached.phase in CONNECTING:
+        words = f"{reached.host} is not reached{through}: {words.rpartition(': ')[2]}"
+    section.fail(check, role, words, steps, **data, stage="dns" if not reached.known else reached.phase.value)
 
 
 def _tell_clock(section: Section, reached: Iterable[Reached]) -> None:
@@ -135,7 +138,7 @@ def _tell_token(section: Section, account: Account, looking: Looking, seen: Surv
     return True
 
 
-def _tell_groups(section: Section, account: Account, seen: Survey) -> None:
+async def _tell_groups(section: Section, account: Account, seen: Survey) -> None:
     names = [group.name for group in seen.groups]
     configured = bool(account.scope.resource_groups)
     if seen.groups_forbidden:
@@ -150,15 +153,25 @@ def _tell_groups(section: Section, account: Account, seen: Survey) -> None:
         section.ok(
             "resource_groups", "Resource groups", f"{', '.join(names)} ({how})", names=names, configured=configured
         )
+    wrong = any(group.status in (403, 404) for group in seen.groups)
+    others = await _other_groups(account) if configured and wrong else []
     for group in seen.groups:
         if group.problem:
             words = _without(account, group.problem)
-            steps = advice.ai_api(group.status, words, group.name)
+            steps = advice.ai_api(group.status, words, group.name, others)
             section.fail("ai_api", f"Group {group.name}", words, steps, resource_group=group.name, status=group.status)
-    if seen.models_problem:
+    if seen.models_problem and not all(group.problem for group in seen.groups):
         words = _without(account, seen.models_problem)
         step = "Retirement dates cannot be told. Everything else works without SAP's catalogue of models."
         section.warn("catalogue", "Model catalogue", words, (step,))
+
+
+async def _other_groups(account: Account) -> list[str]:
+    """Resource groups that the key sees, for one that was named wrongly."""
+    try:
+        return await account.api.resource_groups()
+    except AiApiError:
+        return []
 
 
 def _without(account: Account, problem: str) -> str:
@@ -260,19 +273,32 @@ def _tell_names(section: Section, account: Account, running: Sequence[Deployment
 async def _tell_calls(
     section: Section, account: Account, served: Sequence[Deployment], looking: Looking, calls: asyncio.Semaphore
 ) -> None:
-    async def one(deployment: Deployment) -> list[Called]:
-        made = []
-        for asking in askings(deployment.model):
-            async with calls:
-                made.append(await call(account.upstream, account.tokens, deployment, asking, looking.seconds))
-        return made
+    async def one(deployment: Deployment, asking: Asking) -> Called:
+        async with calls:
+            return await call(account.upstream, account.tokens, deployment, asking, looking.seconds)
 
-    wanted = [deployment for deployment in served if looking.concerns(deployment.model)]
+    wanted = [(d, asking) for d in served if looking.concerns(d.model) for asking in askings(d.model)]
+    made: list[Called] = []
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(one(deployment)) for deployment in wanted]
+        tasks = [group.create_task(one(deployment, asking)) for deployment, asking in wanted]
         for task in tasks:
-            for called in await task:
-                _tell_call(section, called)
+            made.append(await task)
+            _tell_call(section, made[-1])
+    _tell_all_alike(section, made)
+
+
+def _tell_all_alike(section: Section, made: Sequence[Called]) -> None:
+    """That no deployment answers, where all fail in one way: then it is none of them."""
+    deployments = {called.deployment for called in made}
+    ways = {(called.status, called.phase) for called in made}
+    if len(deployments) < 2 or len(ways) > 1 or not all(called.problem for called in made):
+        return
+    status = made[0].status
+    said = f"with {status}" if status is not None else "in the same way"
+    groups = ", ".join(sorted({deployment.resource_group for deployment in deployments}))
+    words = f"all {len(deployments)} deployments fail {said}"
+    tell = section.warn if status == 429 else section.fail
+    tell("model_calls", "All models", words, advice.all_failed(status, groups), status=status)
 
 
 def _tell_call(section: Section, called: Called) -> None:
@@ -290,7 +316,7 @@ def _tell_call(section: Section, called: Called) -> None:
         section.ok("model_call", deployment.model, f"{called.asking.name} {milliseconds(called.seconds)}", **data)
         return
     words = f"{called.asking.name}: {called.problem.rstrip('.')}"
-    steps = advice.failed_call(called.status, called.phase, called.problem, deployment.id, deployment.resource_group)
+    steps = advice.failed_call(called.status, called.phase, called.problem, deployment.resource_group)
     tell = section.warn if called.status == 429 else section.fail
     tell("model_call", deployment.model, words, steps, **data)
 

@@ -6,7 +6,9 @@ places in SAP BTP cockpit and SAP AI Launchpad.
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Sequence
 
 from aicore_proxy.upstream import Phase
 
@@ -158,8 +160,15 @@ def _untrusted(host: str, words: str) -> Steps:
 # The account
 
 
-def ai_api(status: int | None, words: str, group: str = "") -> Steps:
-    """For an AI API that was reached and does not answer as it should; ``group``: the resource group asked for."""
+def ai_api(status: int | None, words: str, group: str = "", others: Sequence[str] = ()) -> Steps:
+    """For an AI API that was reached and does not answer as it should; ``group``: the resource group asked for;
+    ``others``: those that the key sees, where ``group`` was configured and is refused."""
+    if others and group not in others:
+        near = difflib.get_close_matches(group, others, 1)
+        meant = f"Did you mean {near[0]}?" if near else ""
+        return steps(f"""
+            The key sees the resource groups {", ".join(others)}. {meant} Correct resource_groups or
+            AICORE_RESOURCE_GROUP; names are compared exactly. All of them: {GROUPS}.""")
     where = f"the resource group '{group}'" if group else "what was asked for"
     match status:
         case None:
@@ -232,7 +241,7 @@ def retirement(replacements: tuple[str, ...], *, pinned: bool) -> Steps:
 # The models
 
 
-def failed_call(status: int | None, phase: Phase | None, words: str, deployment: str, group: str) -> Steps:
+def failed_call(status: int | None, phase: Phase | None, words: str, group: str) -> Steps:
     """For a model call that failed. ``status``: of SAP's answer; ``phase``: where it failed without one."""
     again = f"Look at it in {DEPLOYMENTS} (resource group '{group}'); stop and start it, or deploy the model anew."
     match status:
@@ -249,8 +258,8 @@ def failed_call(status: int | None, phase: Phase | None, words: str, deployment:
                 If all models say so, the tenant may not ask them. {ENTITLEMENT}""")
         case 404:
             return steps(f"""
-                SAP lists the deployment {deployment} but does not find it: it was stopped or deleted a moment ago, or
-                deployed only minutes ago. Wait; then: {again}""")
+                SAP lists this deployment but does not find it: it was stopped or deleted a moment ago, or deployed only
+                minutes ago. Wait; then: {again}""")
         case 429:
             return steps("""
                 It works, but the requests per minute of this tenant and model are used up. The proxy turns to other
@@ -266,6 +275,21 @@ def failed_call(status: int | None, phase: Phase | None, words: str, deployment:
 
             If for hours only this one fails: {again}""")
     return steps("The model refuses what it usually takes: report the words above to this project.")
+
+
+def all_failed(status: int | None, group: str) -> Steps:
+    """For a subaccount whose every deployment failed in the same way."""
+    if status in (401, 403, 404):
+        return steps(f"""
+            Not one deployment but the tenant, or the resource group ('{group}', sent as AI-Resource-Group), is refused,
+            although the AI API lists them. Compare AI_API_URL and credentials: both must be of one service key.
+
+            {ENTITLEMENT}
+
+            If nothing of yours changed, SAP's inference may be down in this region: {STATUS}""")
+    if status == 429:
+        return steps("The whole tenant is throttled: wait a minute, then see whose requests these are.")
+    return steps(f"Since all fail alike, it is hardly the deployments: see {STATUS}, and what is on the way to SAP.")
 
 
 def _unanswered(phase: Phase | None, again: str) -> Steps:

@@ -61,8 +61,12 @@ def doctor(
     --no-calls leaves them out. No secret is printed. Exit code 0: nothing failed (there may be warnings); 1: something
     did.
     """
-    with simulated(0) if demo else nullcontext(("", None)) as (_, keys):
-        code = _examine(Wanted(config, keys, timeout, deadline, not no_calls, models), as_json=as_json)
+    try:
+        with simulated(0) if demo else nullcontext(("", None)) as (_, keys):
+            code = _examine(Wanted(config, keys, timeout, deadline, not no_calls, models), as_json=as_json)
+    except KeyboardInterrupt:
+        click.echo("Interrupted.", err=True)
+        _leave(INTERRUPTED)
     sys.exit(code)
 
 
@@ -97,8 +101,7 @@ def _travel(prepared: Prepared, wanted: Wanted, screen: Screen) -> tuple[Sequenc
         sections, complete = runner.run(abroad(prepared, wanted, screen.section, screen.progress))
     except KeyboardInterrupt:
         screen.clear()
-        click.echo("Interrupted.", err=True)
-        _leave(INTERRUPTED)
+        raise
     if complete:
         runner.close()
     return sections, complete

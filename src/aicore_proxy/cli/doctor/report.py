@@ -37,8 +37,10 @@ class Row(Struct, frozen=True):
 
 
 def rows(findings: Sequence[Finding]) -> list[Row]:
-    """Neighbours about one deployment in one line; of several with the same advice, only the last has it."""
-    lines = [_row(list(same)) for _, same in groupby(findings, key=_likeness)]
+    """Neighbours about one deployment in one line; of several with the same advice, only the last has it. Where all
+    deployments fail alike, the line that says so has the advice."""
+    alike = any(finding.check == "model_calls" for finding in findings)
+    lines = [_row(list(same), mute=alike) for _, same in groupby(findings, key=_likeness)]
     following = [*(line.advice for line in lines[1:]), ()]
     return [
         msgspec.structs.replace(line, advice=()) if line.advice == after else line
@@ -53,9 +55,10 @@ def _likeness(finding: Finding) -> tuple[object, ...]:
     return finding.check, finding.subject, finding.data["deployment"], finding.level, said
 
 
-def _row(findings: Sequence[Finding]) -> Row:
+def _row(findings: Sequence[Finding], *, mute: bool) -> Row:
     first = findings[0]
     words = first.words
+    steps = () if mute and first.check == "model_call" else first.advice
     if first.check == "model_call" and "deployment" in first.data:
         where = first.data["deployment"]
         if first.level == "ok":
@@ -63,7 +66,7 @@ def _row(findings: Sequence[Finding]) -> Row:
         else:
             asked = ", ".join(str(finding.data["protocol"]) for finding in findings)
             words = f"{asked}: {first.words.partition(': ')[2]} ({where})"
-    return Row(first.level, first.subject, words, first.advice)
+    return Row(first.level, first.subject, words, steps)
 
 
 def printed(section: Section, terminal: Terminal) -> Iterable[str]:
@@ -98,7 +101,7 @@ def _lines(line: Row, column: int, terminal: Terminal) -> Iterable[str]:
 
 def summary(sections: Sequence[Section], seconds: float, terminal: Terminal) -> Iterable[str]:
     """The last lines: the failures once more, since what came first has scrolled away, and the counts."""
-    failures = [(section, line) for section in sections for line in rows(section.findings) if line.level == "failure"]
+    failures = [(s, line) for s in sections for line in rows(_telling(s)) if line.level == "failure"]
     if sum(len(section.findings) for section in sections) > 20:
         for section, line in failures[:10]:
             where = f"{section.name}: " if section.kind == "subaccount" else ""
@@ -115,6 +118,12 @@ def summary(sections: Sequence[Section], seconds: float, terminal: Terminal) -> 
     worst: Level = next((level for level in SERIOUS if counts[level]), "ok")
     for text in terminal.wrapped(", ".join([*serious, rest]) if serious else f"All well: {rest}", "", ""):
         yield terminal.coloured(text, MARKS[worst][2], bold=True)
+
+
+def _telling(section: Section) -> Sequence[Finding]:
+    """Without what one line says of all deployments."""
+    alike = any(finding.check == "model_calls" for finding in section.findings)
+    return [finding for finding in section.findings if not alike or finding.check != "model_call"]
 
 
 def document(sections: Sequence[Section], seconds: float, *, complete: bool) -> dict[str, Any]:
