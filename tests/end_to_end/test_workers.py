@@ -247,6 +247,24 @@ async def test_a_rolling_restart_under_load_fails_no_request(tmp_path: Path, sim
 
 
 @pytest.mark.timed
+@pytest.mark.parametrize("moment", [0.1, 0.6, 1.2])
+def test_a_restart_that_is_interrupted_by_the_end_leaves_nothing(
+    tmp_path: Path, simulator: Simulator, moment: float
+) -> None:
+    simulator.clear()
+    with running_proxy(tmp_path, simulator, workers="2", log_level="info") as proxy:
+        proxy.process.send_signal(signal.SIGUSR2)
+        time.sleep(moment)
+        children = psutil.Process(proxy.process.pid).children(recursive=True)
+        proxy.process.send_signal(signal.SIGTERM)
+        assert proxy.process.wait(10) == 0
+
+    assert not psutil.wait_procs(children, timeout=3)[1]
+    assert "Traceback" not in log_of(proxy)
+    assert "crashed" not in log_of(proxy)
+
+
+@pytest.mark.timed
 async def test_a_worker_that_is_told_to_end_is_replaced_first(tmp_path: Path, simulator: Simulator) -> None:
     simulator.clear()
     with running_proxy(tmp_path, simulator, workers="2", log_level="error") as proxy:

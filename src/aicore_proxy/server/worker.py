@@ -174,6 +174,8 @@ class Worker:
                 log.error("The parent started this worker twice")
 
     async def _accept(self) -> None:
+        if self._draining is not None:
+            return
         await self._serving.open(self._listeners)
         listen.close(self._listeners)
         self._channel.send(Listening())

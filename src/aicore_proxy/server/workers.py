@@ -393,7 +393,8 @@ class Workers:
         try:
             for slot in self._slots:
                 if not await self._replace(slot):
-                    log.error("The restart ends here: worker %d stays as it is", slot.number)
+                    if not self._ending:
+                        log.error("The restart ends here: worker %d stays as it is", slot.number)
                     return
             log.info("All %d workers are replaced", len(self._slots))
         finally:
@@ -411,9 +412,12 @@ class Workers:
         new = slot.next = await self._started(slot, accepting=False)
         try:
             if not await new.until(new.ready, START_TIME):
-                log.error("The new worker %d (pid %d) did not become ready", slot.number, new.process.pid)
+                if not self._ending:
+                    log.error("The new worker %d (pid %d) did not become ready", slot.number, new.process.pid)
                 _kill(new)
                 return slot.current is new and not new.gone.is_set()
+            if self._ending:
+                return False
             old = slot.current
             if old is not new:
                 self._take_over(new)
