@@ -394,6 +394,9 @@ class AiohttpResponse:
         waited = self._exchange.loop.time() - self._waits_since if self._waits_since else 0.0
         if waited < limit:
             self._arm(limit - waited)
+        elif (late := waited - limit) > LATE:
+            self._waits_since += late
+            self._arm(late)
         else:
             self._exchange.expire()
             self._answer.close()
@@ -421,6 +424,11 @@ async def inflated(answer: AiohttpResponse, host: str) -> AsyncIterator[bytes]:
         raise UpstreamError(Phase.BODY, f"{host} ended its {encoding} body in the middle.")
 
 
+LATE = 0.1
+"""Seconds. A timer that comes later than this was held up by our own event loop, and so was what it waits for: as much
+time is given on top, or a stalled process would see every upstream fail at once."""
+
+
 class _StaleConnectionError(Exception):
     """A connection out of the pool was dead."""
 
@@ -428,7 +436,9 @@ class _StaleConnectionError(Exception):
 class _Exchange:
     """One request on its connection. Owned by the attempt that made it; the connector fills it in."""
 
-    __slots__ = ("_timer", "connection", "fresh", "loop", "request", "started", "timed_out", "transport", "uploading")
+    __slots__ = (
+        "_due", "_timer", "connection", "fresh", "loop", "request", "started", "timed_out", "transport", "uploading",
+    )  # fmt: skip
 
     def __init__(self, loop: asyncio.AbstractEventLoop, request: UpstreamRequest) -> None:
         self.loop = loop
@@ -440,6 +450,7 @@ class _Exchange:
         self.transport: asyncio.Transport | None = None
         self.connection: _Connection | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._due = 0.0
 
     @property
     def host(self) -> str:
@@ -456,7 +467,18 @@ class _Exchange:
         self.transport = connection.transport
         self.fresh = not self.connection.used
         self.connection.used = True
-        self._timer = self.loop.call_later(self.request.timeouts.first_byte, self.expire)
+        self._arm(self.request.timeouts.first_byte)
+
+    def _arm(self, seconds: float) -> None:
+        self._due = self.loop.time() + seconds
+        self._timer = self.loop.call_later(seconds, self._check)
+
+    def _check(self) -> None:
+        late = self.loop.time() - self._due
+        if late > LATE:
+            self._arm(late)
+        else:
+            self.expire()
 
     async def upload(self, body: bytes) -> AsyncIterator[memoryview]:
         self.uploading = True

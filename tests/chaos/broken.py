@@ -1,13 +1,17 @@
 """The proxy with a fault of its own, to show that the oracle of the chaos test sees it: ``python -m tests.chaos.broken
-leak|double serve …``."""
+leak|double|block serve …``."""
 
 from __future__ import annotations
 
+import asyncio
+import signal
 import sys
+import time
 from typing import Any
 
 from aicore_proxy.cli import main
 from aicore_proxy.routing.health import Health
+from aicore_proxy.server.compose import Proxy
 from aicore_proxy.telemetry.observer import Telemetry
 
 
@@ -36,6 +40,17 @@ def double() -> None:
     Telemetry.finished = doubling  # type: ignore[method-assign]
 
 
+def block() -> None:
+    """SIGUSR1 holds the event loop up for two seconds."""
+    start = Proxy.start
+
+    async def starting(self: Proxy) -> None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, time.sleep, 2)
+        await start(self)
+
+    Proxy.start = starting  # type: ignore[method-assign]
+
+
 if __name__ == "__main__":
-    {"leak": leak, "double": double}[sys.argv.pop(1)]()
+    {"leak": leak, "double": double, "block": block}[sys.argv.pop(1)]()
     main()

@@ -35,12 +35,14 @@ class House(NamedTuple):
 
 
 @contextmanager
-def running_house(home: Path, subaccounts: int = 4, *, fast: bool = True, **settings: str) -> Iterator[House]:
+def running_house(
+    home: Path, subaccounts: int = 4, *, fast: bool = True, command: list[str] | None = None, **settings: str
+) -> Iterator[House]:
     landscape = {"subaccounts": [{"name": name, "models": MODELS} for name in SUBACCOUNTS[:subaccounts]]}
     settings = {"breakers": "true", "strategy": "round_robin", "breaker_open_time": "1", **settings}
     with (
         running_simulator(home, *(["--fast"] if fast else []), landscape=landscape) as simulator,
-        running_proxy(home, simulator, log_level="error", **settings) as proxy,
+        running_proxy(home, simulator, log_level="error", command=command, **settings) as proxy,
     ):
         yield House(simulator, proxy)
 

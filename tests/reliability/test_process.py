@@ -1,0 +1,43 @@
+"""Faults of the proxy's own process."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+import threading
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from tests.reliability.conftest import running_house
+
+pytestmark = pytest.mark.timed
+
+
+def test_p06_a_stalled_event_loop_makes_answers_late_and_nothing_else(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.chaos.broken", "block", "serve"]
+    with running_house(tmp_path, command=command, first_byte_timeout="1", between_bytes_timeout="1") as house:
+        house.simulator.script({"delay": 0.6})
+        began = time.monotonic()
+
+        def block() -> None:
+            time.sleep(0.3)
+            os.kill(house.proxy.process.pid, signal.SIGUSR1)
+
+        blocking = threading.Thread(target=block)
+        blocking.start()
+        with ThreadPoolExecutor(40) as pool:
+            statuses = Counter(pool.map(lambda n: house.ask(stream=n % 2 == 0).status_code, range(40)))
+        blocking.join()
+
+        assert statuses == {200: 40}
+        assert time.monotonic() - began >= 2
+        text = house.proxy.http.get("/metrics").text
+        assert not re.search(r"^aicore_proxy_breaker_state\{[^\n]*\} [12]", text, re.MULTILINE)
+        assert 'outcome="timeout"' not in text
+        lag = re.search(r"^aicore_proxy_(?:event_)?loop_lag_seconds\S* ([0-9.e+-]+)$", text, re.MULTILINE)
+        assert lag is not None
