@@ -15,7 +15,7 @@ from msgspec import Struct
 from aicore_proxy.cli.connect import jsonc
 from aicore_proxy.cli.connect.edit import Edit, FormatError, edited
 
-UNSAFE = FormatError("is written in a way that cannot be changed safely")
+UNSAFE = "is written in a way that cannot be changed safely"
 
 # --- YAML: members of the top mapping
 
@@ -30,7 +30,7 @@ def merged_yaml(text: str, edits: Sequence[Edit]) -> str:
     except FormatError:
         fine = False
     if not fine:
-        raise UNSAFE
+        raise FormatError(UNSAFE)
     return text
 
 
@@ -52,7 +52,7 @@ def _changed_yaml(text: str, edit: Edit) -> str:
     root = yaml.compose(text, Loader=yaml.SafeLoader)
     pairs = root.value if isinstance(root, yaml.MappingNode) else []
     if isinstance(root, yaml.MappingNode) and root.flow_style:
-        raise UNSAFE
+        raise FormatError(UNSAFE)
     found = [(name, value) for name, value in pairs if name.value == key]
     newline = "\r\n" if "\r\n" in text else "\n"
     entry = f"{key}: {_yaml_value(edit.value)}"
@@ -75,7 +75,7 @@ def _yaml_end(node: yaml.Node) -> int:
         last = node.value[-1]
         return _yaml_end(last[1] if isinstance(last, tuple) else last)
     if isinstance(node, yaml.ScalarNode) and node.style in ("|", ">"):
-        raise UNSAFE
+        raise FormatError(UNSAFE)
     return int(node.end_mark.index)
 
 
@@ -91,16 +91,22 @@ def _yaml_value(value: Any) -> str:
 
 def merged_toml(text: str, edits: Sequence[Edit]) -> str:
     """A path of one step is a member at the top, a longer one a table of plain values. Raises FormatError."""
-    wanted = edited(_read_toml(text), edits)
+    wanted = _without_empty(edited(_read_toml(text), edits))
     for edit in edits:
         text = _changed_toml(text, edit)
     try:
-        fine = _read_toml(text) == wanted
+        fine = _without_empty(_read_toml(text)) == wanted
     except FormatError:
         fine = False
     if not fine:
-        raise UNSAFE
+        raise FormatError(UNSAFE)
     return text
+
+
+def _without_empty(value: dict[str, Any]) -> dict[str, Any]:
+    """``[a.b]`` makes an ``a`` that goes with it."""
+    inner = {key: _without_empty(one) if isinstance(one, dict) else one for key, one in value.items()}
+    return {key: one for key, one in inner.items() if one != {}}
 
 
 def _read_toml(text: str) -> Any:

@@ -216,7 +216,7 @@ def _removed(text: str, node: Node, member: Member) -> str:
     if member.comma is None and place > 0:
         comma = node.members[place - 1].comma
         assert comma is not None
-        before = before[:comma] + before[comma + 1 :]
+        before = before[:comma] + (before[comma + 1 :] if before[comma + 1 :].strip() else "")
     return before + after
 
 
