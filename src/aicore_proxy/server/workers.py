@@ -407,16 +407,16 @@ class Workers:
     async def _replace(self, slot: Slot) -> bool:
         """A new worker takes the slot over once it is ready; the old one ends when its answers are written. Whether it
         could be done."""
-        if slot.next is not None or self._ending:
+        if slot.next is not None or self._told_to_end():
             return False
         new = slot.next = await self._started(slot, accepting=False)
         try:
             if not await new.until(new.ready, START_TIME):
-                if not self._ending:
+                if not self._told_to_end():
                     log.error("The new worker %d (pid %d) did not become ready", slot.number, new.process.pid)
                 _kill(new)
-                return slot.current is new and not new.gone.is_set()
-            if self._ending:
+                return False
+            if self._told_to_end():
                 return False
             old = slot.current
             if old is not new:
@@ -431,6 +431,9 @@ class Workers:
         finally:
             slot.next = None
         return True
+
+    def _told_to_end(self) -> bool:
+        return self._ending
 
     def _take_over(self, new: Worker) -> None:
         """``new`` is the slot's worker from now on."""
