@@ -231,6 +231,8 @@ class Conversation:
                 self._beat.cancel()
                 await ended(self._beat)
         finally:
+            self._inbox.close()
+            self._streaming = self._timer = None
             try:
                 if isinstance(reply, StreamReply):
                     await closed(reply.chunks)
