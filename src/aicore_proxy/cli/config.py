@@ -118,8 +118,7 @@ def import_(file: Path, output: Path | None, force: bool) -> None:
     try:
         load(os.environ, file=output)
     except SettingsError as error:
-        click.echo("\n".join(["To be mended in it:", *error.problems]), err=True)
-        sys.exit(1)
+        click.echo("\n".join(["What it still needs:", *error.problems]), err=True)
 
 
 def _document(file: Path) -> Document:

@@ -165,16 +165,18 @@ class _Loading:
         self._problems.append((line, problem if problem.endswith("?") else f"{problem}."))
 
     def _tell_of_file(self, place: Place, words: str) -> None:
+        if place in self._told:
+            return  # it follows: a text of a variable that is not set is no number either
         self._told.add(place)
         self._add(f"{self._where(place)}: {written(place)} {words}", self._line(place))
 
     def _tell(self, place: Place, words: str) -> None:
         """A problem of a value, wherever that came from."""
-        self._told.add(place)
         name = str(place[0])
         if name in self._of_the_file:
             self._tell_of_file(place, words)
         else:
+            self._told.add(place)
             origin = self._origins.get(name)
             self._add(f"{f'{origin}: ' if origin else ''}{written(place)} {words}")
 
