@@ -11,7 +11,7 @@ from aicore_proxy.backends.served import is_embedding
 from aicore_proxy.landscape import aliases_of
 from aicore_proxy.protocol.profiles import Profile, profile_of
 
-SMALL = re.compile(r"haiku|mini|nano|flash|lite|small|luna")
+SMALL = re.compile(r"(?<![a-z])(?:haiku|mini|nano|flash|lite|small)(?![a-z])")
 """In the names of small, fast models."""
 CONTEXTS = {"claude": 200_000, "gemini": 1_000_000}
 LARGE_GPT, GPT_5, OLD_GPT = 1_000_000, 272_000, 128_000
