@@ -100,7 +100,7 @@ class Patient:
             assert secret not in text
 
     def doctor(self, *arguments: str, **variables: str) -> Report:
-        done = self.run("doctor", "--json", "--timeout", "5", *arguments, **variables)
+        done = self.run("doctor", "--json", "--timeout", "15", *arguments, **variables)
         assert done.stderr == "", done.stderr
         report = Report(done.returncode, done.stdout)
         assert report.code == (1 if report.failures() else 0)

@@ -252,7 +252,7 @@ def failed_call(status: int | None, phase: Phase | None, words: str, group: str)
                 The AI API takes this token and the deployment does not. Try again; if it stays: {NEW_KEY}""")
         case 403:
             return steps(f"""
-                403 is also how SAP says that there is no such deployment: it was stopped, deleted or moved, is only
+                SAP says 403 also where there is no such deployment: it was stopped, deleted or moved, is only
                 minutes old, or is not in the resource group '{group}' (which is sent as AI-Resource-Group). {again}
 
                 If all models say so, the tenant may not ask them. {ENTITLEMENT}""")

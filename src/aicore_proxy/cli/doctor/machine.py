@@ -116,9 +116,9 @@ def _is_ours(settings: Settings) -> bool:
     else:
         connection = http.client.HTTPConnection(host, settings.port, timeout=3)
     try:
-        connection.request("GET", "/health/live", headers={"Connection": "close"})
+        connection.request("GET", "/health/ready", headers={"Connection": "close"})
         answer = connection.getresponse()
-        return answer.status == 200 and b"status" in answer.read(4096)
+        return answer.status in (200, 503) and b'ready"}' in answer.read(4096)
     except (OSError, http.client.HTTPException):
         return False
     finally:
