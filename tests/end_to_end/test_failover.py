@@ -24,6 +24,7 @@ FAULTS: list[dict[str, Any]] = [
     {"status": 404},
     {"status": 401},
     {"empty": True},
+    {"garbage": "html"},
     {"reset": True},
     {"error_after": 0},
     {"cut_after": 0},
@@ -63,6 +64,16 @@ def test_a_client_s_own_mistake_is_asked_once(proxy: Proxy, simulator: Simulator
     assert answer.status_code == 400
     assert "No such thing" in error_of(protocol, answer)["message"]
     assert sum(simulator.received().values()) == before + 1
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("model", [GPT, CLAUDE, GEMINI])
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_page_in_place_of_an_answer_is_called_so(proxy: Proxy, protocol: str, model: str, stream: bool) -> None:
+    answer = proxy.http.post(PATHS[protocol], json=body(protocol, model, simulate(garbage="html"), stream=stream))
+
+    assert answer.status_code == 502
+    assert error_of(protocol, answer)["message"] == "SAP AI Core answered with an HTML page."
 
 
 @pytest.mark.parametrize(

@@ -290,7 +290,10 @@ class Attempts:
         self, call: Call, attempt: Attempt, asked: Asked, response: UpstreamResponse, ways: Ways
     ) -> AsyncGenerator[bytes, None]:
         """What goes to the client of one attempt. Raises its Fault while another deployment may still answer."""
-        pipe = asked.pipe(call, response.headers.get("content-type", ""))
+        content_type = response.headers.get("content-type", "")
+        if "text/html" in content_type:
+            raise unreadable_answer(await response.read(ERROR_LIMIT), response.headers)
+        pipe = asked.pipe(call, content_type)
         chunks = response.chunks()
         events = 0
         try:
