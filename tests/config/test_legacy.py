@@ -96,7 +96,7 @@ def test_several_accounts(tmp_path: Path) -> None:
     assert (settings.host, settings.port) == ("0.0.0.0", 8080)
     first, second = settings.subaccounts
     assert first.deployments == {"gpt-4o": ("d0", "d123456789"), "3.7-sonnet": ("d3",)}
-    assert (second.name, second.resource_groups) == ("EU- second -test", ())
+    assert (second.name, second.resource_groups) == ("EU- second -test", ("default",))
     assert settings.models == ModelPatterns(("re:^gpt-.*", "re:.*-sonnet$"), ("re:^experimental-.*",))
 
     def hashed(token: str) -> str:

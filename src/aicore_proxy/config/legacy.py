@@ -117,8 +117,7 @@ def _subaccount(name: str, one: Any, notes: list[str], folders: tuple[Path, Path
     settings: dict[str, Any] = {"name": own}
     if key := one.get("service_key_json"):
         settings["service_key_file"] = _path(key, *folders) if isinstance(key, str) else key
-    if group := one.get("resource_group"):
-        settings["resource_groups"] = [group]
+    settings["resource_groups"] = [one.get("resource_group") or "default"]
     settings["deployments"] = {model: list(dict.fromkeys(ids)) for model, ids in pinned.items() if ids}
     return settings
 
