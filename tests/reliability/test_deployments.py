@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 import time
 from collections import Counter
@@ -14,7 +15,7 @@ from typing import Any
 import httpx2
 import pytest
 from tests.end_to_end.asking import PROTOCOLS, error_of, said
-from tests.reliability.conftest import SUBACCOUNTS, House, running_house
+from tests.reliability.conftest import MODELS, SUBACCOUNTS, House, running_house
 
 SICK = {"sub-0"}
 
@@ -292,3 +293,58 @@ async def test_c01_a_client_that_leaves_is_no_failure_of_the_deployment(tmp_path
         assert house.simulator.wait_until_free(5) < 2
         house.simulator.clear()
         assert [house.ask().status_code for _ in range(10)] == [200] * 10
+
+
+@pytest.mark.parametrize("fault", [{"status": 503, "layer": "edge"}, {"reset": True}], ids=str)
+def test_d04_an_edge_that_fails_costs_a_subaccount_three_failures(tmp_path: Path, fault: dict[str, Any]) -> None:
+    """Connections and the mesh in front are the whole subaccount's; what a deployment itself says is its own."""
+    with running_house(tmp_path, breaker_open_time="30") as house:
+        house.simulator.script(fault, "sub-0")
+        before = {model: house.received(model) for model in MODELS}
+        for _ in range(12):
+            for model in MODELS:
+                assert house.ask(model=model).status_code == 200
+        failed = sum(house.since(before[model], model)["sub-0"] for model in MODELS)
+
+        text = house.proxy.http.get("/metrics").text
+        opened = re.search(r'aicore_proxy_subaccount_breaker_state\{subaccount="sub-0"\} 1', text)
+        if "layer" in fault:
+            assert failed == 3
+            assert opened
+        else:
+            assert failed >= 9  # a connection that was made and then reset says nothing of its neighbours
+            assert not opened
+
+
+@pytest.mark.timed
+def test_d27_a_slow_deployment_is_asked_less(tmp_path: Path) -> None:
+    with running_house(tmp_path, strategy="least_outstanding") as house:
+        house.simulator.script({"delay": 0.4}, "sub-0")
+        assert Counter(a.status_code for a in at_once(house, 80, workers=8)) == {200: 80}
+        before = house.received()
+
+        assert Counter(a.status_code for a in at_once(house, 400, workers=8)) == {200: 400}
+        assert house.since(before)["sub-0"] <= 40
+
+
+@pytest.mark.timed
+def test_d29_a_flapping_deployment_is_asked_less_each_time(tmp_path: Path) -> None:
+    with running_house(tmp_path, breaker_open_time="0.4") as house:
+        failures = []
+        for _ in range(4):
+            house.simulator.script({"status": 500}, "sub-0")
+            before = house.received()
+            end = time.monotonic() + 1.2
+            while time.monotonic() < end:
+                assert house.ask().status_code == 200
+                time.sleep(0.005)
+            failures.append(house.since(before)["sub-0"])
+            house.simulator.clear()
+            end = time.monotonic() + 0.6
+            while time.monotonic() < end:
+                assert house.ask().status_code == 200
+                time.sleep(0.005)
+
+        assert 5 <= failures[0] <= 8
+        assert sum(failures[2:]) <= sum(failures[:2])
+        assert sum(failures) <= 24
