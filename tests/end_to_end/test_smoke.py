@@ -99,6 +99,22 @@ def test_embeddings_reach_azure(proxy: Proxy, simulator: Simulator) -> None:
     assert simulator.requests()[-1]["body"]["input"] == ["a", "b"]
 
 
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_model_for_embeddings_gives_no_answers_and_the_other_way_round(
+    proxy: Proxy, simulator: Simulator, protocol: str, stream: bool
+) -> None:
+    before = simulator.received()
+    asked = body(protocol, "text-embedding-3-small", "Hello!", stream=stream)
+    refused = proxy.http.post(PATHS[protocol], json=asked)
+    assert refused.status_code == 400
+    assert "/v1/embeddings" in error_of(protocol, refused)["message"]
+    refused = proxy.http.post("/v1/embeddings", json={"model": GPT, "input": "Hello!"})
+    assert refused.status_code == 400
+    assert "makes no embeddings" in error_of("chat", refused)["message"]
+    assert simulator.received() == before
+
+
 def test_tokens_are_counted_as_an_estimate(proxy: Proxy) -> None:
     asked = body("messages", CLAUDE, "How many tokens may this be?")
     del asked["max_tokens"]

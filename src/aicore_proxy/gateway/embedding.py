@@ -11,6 +11,14 @@ from aicore_proxy.protocol.dialects.embeddings import as_asked, decode_request
 from aicore_proxy.protocol.fault import Fault, Kind
 
 
+def check_operation(name: str, model: str, *, embeds: bool) -> None:
+    """Raises Fault(UNSUPPORTED) where embeddings are asked of a model that answers, or an answer of one that makes
+    embeddings. ``name``: what the client calls ``model``."""
+    if embeds != is_embedding(model):
+        words = "makes no embeddings" if embeds else "makes embeddings only: /v1/embeddings is where to ask it"
+        raise Fault(Kind.UNSUPPORTED, f"The model '{name}' {words}.", code="unsupported_model", param="model")
+
+
 async def embedded(attempts: Attempts, call: Call) -> bytes:
     """The answer to an embeddings request. Raises Fault.
 
@@ -18,9 +26,6 @@ async def embedded(attempts: Attempts, call: Call) -> bytes:
     encoding is corrected here.
     """
     asked = decode_request(call.envelope.decoded())
-    if not is_embedding(call.sap_model):
-        words = f"The model '{call.model}' makes no embeddings."
-        raise Fault(Kind.UNSUPPORTED, words, code="unsupported_model", param="model")
     body = await attempts.whole(call)
     answer = msgspec.json.decode(body)
     turned = as_asked(answer, asked.encoding)

@@ -16,7 +16,7 @@ from aicore_proxy.backends.served import unserved
 from aicore_proxy.gateway import counting, listing, permits
 from aicore_proxy.gateway.attempts import Attempts, answering
 from aicore_proxy.gateway.call import Call, Fallback
-from aicore_proxy.gateway.embedding import embedded
+from aicore_proxy.gateway.embedding import check_operation, embedded
 from aicore_proxy.gateway.exchange import ClientRequest, Fields, Head, Reply, StreamReply
 from aicore_proxy.gateway.keys import Caller, Keys
 from aicore_proxy.gateway.record import Account, Observer
@@ -201,6 +201,7 @@ class Gateway:
     ) -> Call:
         deployments = await self._serving(envelope, caller)
         model = deployments[0].model
+        check_operation(envelope.get("model", str) or "", model, embeds=embeds)
         sticky = not embeds and len(deployments) > 1 and self._sticky(model)
         return Call(
             request_id=request.request_id,
