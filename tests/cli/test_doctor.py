@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 import re
 import signal
 import socket
@@ -684,6 +685,38 @@ def test_it_never_hangs(patient: Patient) -> None:
     assert report.value["complete"] is False
     advised(report.only("deadline", "failure"), "--no-calls")
     assert report.only("token", "ok"), "what was seen until then is told"
+
+
+SLOW_RESOLVER = """
+import socket, time
+known = socket.getaddrinfo
+def getaddrinfo(host, *args, **kwargs):
+    if str(host).endswith(".slow.example"):
+        time.sleep(90)
+    return known(host, *args, **kwargs)
+socket.getaddrinfo = getaddrinfo
+"""
+
+
+@pytest.mark.timed
+@pytest.mark.parametrize("deadline", ["1", "30"])
+def test_a_resolver_that_hangs_does_not_hang_the_command(patient: Patient, deadline: str) -> None:
+    (patient.home / "site").mkdir()
+    (patient.home / "site" / "sitecustomize.py").write_text(SLOW_RESOLVER)
+    patient.keys["eu"]["url"] = "http://acme.slow.example"
+    path = os.pathsep.join([str(patient.home / "site"), *filter(None, [os.environ.get("PYTHONPATH", "")])])
+    began = time.monotonic()
+
+    report = patient.doctor("--timeout", "2", "--deadline", deadline, PYTHONPATH=path)
+
+    assert time.monotonic() - began < 20
+    if deadline == "1":
+        assert report.only("deadline", "failure")
+    else:
+        assert report.only("token_host", "failure")["data"]["stage"] == "dns"
+    models = patient.run("models", "--timeout", "2", PYTHONPATH=path)
+    assert models.returncode == 1
+    assert time.monotonic() - began < 40
 
 
 @pytest.mark.timed

@@ -20,6 +20,7 @@ from aicore_proxy.cli.accounts import Account, accounts, unserved_listed
 from aicore_proxy.cli.demo import simulated
 from aicore_proxy.cli.doctor import advice
 from aicore_proxy.cli.loading import config_option, found_credentials, loaded_settings
+from aicore_proxy.cli.looking import leave, look
 from aicore_proxy.cli.terminal import Terminal, out
 from aicore_proxy.config.settings import Settings
 from aicore_proxy.landscape import Catalog, Deployment, Naming, admitted, catalog_of
@@ -99,7 +100,7 @@ def models(
             known = ", ".join(key.name for key in found.keys)
             raise click.ClickException(f"There is no subaccount {', '.join(sorted(unknown))}; there are {known}.")
         found = msgspec.structs.replace(found, keys=tuple(keys))
-        looked = asyncio.run(_looked(settings, found, timeout, direct=demo))
+        looked, ended = look(_looked(settings, found, timeout, direct=demo))
     problems = [problem for _, seen in looked for problem in problems_of(seen)]
     for problem in problems:
         click.echo(problem, err=True)
@@ -107,7 +108,10 @@ def models(
         _print_available(offered(looked, patterns), as_json=as_json, problems=problems)
     else:
         _print_deployed(deployed(settings, looked, patterns, everything), patterns, as_json=as_json, problems=problems)
-    sys.exit(1 if problems else 0)
+    code = 1 if problems else 0
+    if not ended:
+        leave(code)
+    sys.exit(code)
 
 
 def _configured(file: Path | None, simulators: Mapping[str, Any] | None) -> tuple[Settings, Found]:

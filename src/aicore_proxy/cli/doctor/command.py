@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
-import os
 import sys
 import time
-from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import NoReturn
 
 import click
 
 from aicore_proxy.cli.demo import simulated
-from aicore_proxy.cli.doctor.examination import Prepared, Wanted, abroad, at_home
+from aicore_proxy.cli.doctor.examination import Wanted, abroad, at_home
 from aicore_proxy.cli.doctor.finding import Finding, Section
 from aicore_proxy.cli.doctor.report import document, printed, summary
 from aicore_proxy.cli.loading import config_option
+from aicore_proxy.cli.looking import leave, look
 from aicore_proxy.cli.terminal import Terminal, out
 
 INTERRUPTED = 130
+CLEAR = "\r\x1b[K"
+"""Back to the beginning of the line, which is empty then."""
 
 
 @click.command()
@@ -65,8 +64,8 @@ def doctor(
         with simulated(0) if demo else nullcontext(("", None)) as (_, keys):
             code = _examine(Wanted(config, keys, timeout, deadline, not no_calls, models), as_json=as_json)
     except KeyboardInterrupt:
-        click.echo("Interrupted.", err=True)
-        _leave(INTERRUPTED)
+        click.echo(f"{CLEAR if sys.stderr.isatty() else ''}Interrupted.", err=True)
+        leave(INTERRUPTED)
     sys.exit(code)
 
 
@@ -78,9 +77,9 @@ def _examine(wanted: Wanted, *, as_json: bool) -> int:
     here = Section("machine", "")
     prepared = at_home(here, wanted)
     screen.section(here)
-    sections, complete = [here], True
+    sections, complete, ended = [here], True, True
     if prepared is not None:
-        more, complete = _travel(prepared, wanted, screen)
+        (more, complete), ended = look(abroad(prepared, wanted, screen.section, screen.progress))
         sections += more
     seconds = time.monotonic() - began
     if as_json:
@@ -89,29 +88,9 @@ def _examine(wanted: Wanted, *, as_json: bool) -> int:
         for line in summary(sections, seconds, screen.terminal):
             click.echo(line, color=screen.terminal.colours)
     code = int(any(section.count("failure") for section in sections))
-    if not complete:
-        _leave(code)
+    if not ended:
+        leave(code)
     return code
-
-
-def _travel(prepared: Prepared, wanted: Wanted, screen: Screen) -> tuple[Sequence[Section], bool]:
-    """``asyncio.run`` waits minutes at its end for a thread that resolves a name: so not where time ran out."""
-    runner = asyncio.Runner()
-    try:
-        sections, complete = runner.run(abroad(prepared, wanted, screen.section, screen.progress))
-    except KeyboardInterrupt:
-        screen.clear()
-        raise
-    if complete:
-        runner.close()
-    return sections, complete
-
-
-def _leave(code: int) -> NoReturn:
-    """Ends the process without waiting for threads that hang in the resolver."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
 
 
 class Screen:
@@ -135,8 +114,8 @@ class Screen:
         if self._live:
             said = f"{self._made} looked at: {finding.subject}"
             shown = self.terminal.shown(said)[: self.terminal.width - 1]
-            click.echo(f"\r\x1b[K{shown}", nl=False, err=True, color=True)
+            click.echo(f"{CLEAR}{shown}", nl=False, err=True, color=True)
 
     def clear(self) -> None:
         if self._live and self._made:
-            click.echo("\r\x1b[K", nl=False, err=True, color=True)
+            click.echo(CLEAR, nl=False, err=True, color=True)

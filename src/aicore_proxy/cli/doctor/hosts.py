@@ -54,16 +54,18 @@ async def reach(
         await answer.close()
     except UpstreamError as error:
         nearest = URL(proxy) if proxy else target
-        known = error.phase not in CONNECTING or await resolves(nearest.host or "", nearest.port or 443)
+        known = error.phase not in CONNECTING or await resolves(
+            nearest.host or "", nearest.port or 443, min(5.0, seconds)
+        )
         return Reached(host, error.phase, error.message, time.monotonic() - began, proxy=shown, known=known)
     took = time.monotonic() - began
     return Reached(host, seconds=took, skew=skew_of(answer.headers, wall + took / 2), proxy=shown)
 
 
-async def resolves(host: str, port: int) -> bool:
-    """Whether the name is known; a resolver that does not answer within seconds knows nothing."""
+async def resolves(host: str, port: int, seconds: float) -> bool:
+    """Whether the name is known; a resolver that does not answer within ``seconds`` knows nothing."""
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(seconds):
             await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, TimeoutError, UnicodeError):
         return False
