@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import re
 
-LARGEST = 8 * 1024 * 1024
+LARGEST = 4 * 1024 * 1024
 """Bytes that are searched: more would hold up other requests."""
 
-_SURROGATES = re.compile(
-    rb"(?<!\\)((?:\\\\)*)(?:(\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})|\\u[dD][89a-fA-F][0-9a-fA-F]{2})"
+# Every escape in its turn, so that what a backslash belongs to is never in doubt: a pair, a half, another
+_ESCAPE = re.compile(
+    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|[^u](?:\\[^u])*|u)"
 )
 
 
@@ -21,5 +22,5 @@ def mended(text: bytes) -> bytes | None:
     """JSON text with U+FFFD for each half; None if it has none. For text that could not be read."""
     if len(text) > LARGEST or (b"\\ud" not in text and b"\\uD" not in text):
         return None
-    new = _SURROGATES.sub(lambda found: found[0] if found[2] else found[1] + b"\\ufffd", text)
+    new = _ESCAPE.sub(lambda found: b"\\ufffd" if found[1] else found[0], text)
     return new if new != text else None
