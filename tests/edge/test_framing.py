@@ -72,6 +72,7 @@ REFUSED = {
     "HTTP/2 preface": (400, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
     "TLS": (400, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"),
     "bytes": (400, b"\x00\x01\x02garbage\r\n\r\n"),
+    "TLS": (400, b"\x16\x03\x01\x00\xc4\x01\x00\x00\xc0\x03\x03" + b"\0" * 189),
     "odd method": (400, b"G@T /evil HTTP/1.1\r\nHost: a\r\n\r\n"),
     "CONNECT": (400, b"CONNECT a:443 HTTP/1.1\r\nHost: a\r\n\r\n"),
     "space in the target": (400, b"GET /evil x HTTP/1.1\r\nHost: a\r\n\r\n"),

@@ -182,7 +182,7 @@ class EdgeProtocol(asyncio.Protocol):
         try:
             self._feed(data)
         except httptools.HttpParserError as error:
-            self._break(_cause(error))
+            self._break(_cause(error, data))
             return
         if self._in_head:
             self._watch_head(len(data))
@@ -583,9 +583,11 @@ def _address(pair: object) -> tuple[str, int] | None:
     return (str(pair[0]), int(pair[1])) if isinstance(pair, tuple) and len(pair) >= 2 else None
 
 
-def _cause(error: httptools.HttpParserError) -> Refusal:
+def _cause(error: httptools.HttpParserError, data: bytes) -> Refusal:
     if isinstance(error.__context__, Refusal):
         return error.__context__
+    if data.startswith(b"\x16\x03"):  # a ClientHello
+        return refusal(400, "TLS was spoken where there is none: the base URL begins with http:// here.")
     return refusal(400, "The request is not valid HTTP/1.1.")
 
 
