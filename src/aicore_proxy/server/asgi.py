@@ -15,10 +15,12 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
 from typing import Any, TypeAlias
 
+from msgspec import Struct
+
 from aicore_proxy.gateway.exchange import ClientRequest, Ending, Fields, Handler, Reply, StreamReply, Timings
 from aicore_proxy.protocol.fault import Fault, Kind
 from aicore_proxy.server.forwarded import TrustedProxies
-from aicore_proxy.server.inbox import BodyReads, Inbox, Message, Receive
+from aicore_proxy.server.inbox import MOST_HELD, BodyReads, Inbox, Message, Receive
 
 log = logging.getLogger("aicore_proxy.edge")
 
@@ -26,6 +28,14 @@ Send: TypeAlias = Callable[[Message], Awaitable[None]]
 
 GUARDS = [(b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff")]
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+
+class Room(Struct, frozen=True):
+    """What a process bears; beyond it requests are refused at once. ``requests``: being handled or answered;
+    ``bodies``: bytes of theirs that are held."""
+
+    requests: int = 10_000
+    bodies: int = MOST_HELD
 
 
 class Endpoint:
@@ -38,6 +48,7 @@ class Endpoint:
         count: Callable[[int], None] = lambda _: None,
         proxies: TrustedProxies | None = None,
         refuse: Callable[[ClientRequest, Fault], Reply] | None = None,
+        room: Room | None = None,
     ) -> None:
         """``count`` is told +1 and -1 as requests come and go. ``proxies``: whose word on the client's address counts;
         None: nobody's. ``refuse``: a Fault as an answer in the client's dialect, where no handler is there to give
@@ -47,14 +58,15 @@ class Endpoint:
         self._count = count
         self.proxies = proxies or TrustedProxies()
         self._request_ids = RequestIds()
-        self._reads = BodyReads(self._timings)
+        self._room = room or Room()
+        self._reads = BodyReads(self._timings, self._room.bodies)
         self._refuse = refuse or (lambda request, fault: bare(fault, request.request_id))
         self._live: set[Conversation] = set()
 
     def become(self, handler: Handler, timings: Timings, proxies: TrustedProxies) -> None:
         """Hands the requests that come from now on to another Handler."""
         self._handler, self._timings, self.proxies = handler, timings, proxies
-        self._reads = BodyReads(timings)
+        self._reads = BodyReads(timings, self._room.bodies)
 
     @property
     def live(self) -> int:
@@ -74,12 +86,17 @@ class Endpoint:
         if self.proxies and (client := scope.get("client")):
             scope["client"] = (self.proxies.client(client[0], scope["headers"]), client[1])
         conversation = Conversation(scope, receive, send, self._timings, self._reads, self._request_ids, self._refuse)
+        handler = self._handler if len(self._live) < self._room.requests else self._full
         self._live.add(conversation)
         try:
-            await conversation.run(self._handler)
+            await conversation.run(handler)
         finally:
             self._live.discard(conversation)
             self._count(-1)
+
+    async def _full(self, request: ClientRequest) -> Reply:
+        words = "The proxy has as many requests as it can bear for the moment: send the request again."
+        return self._refuse(request, Fault(Kind.OVERLOADED, words, code="overloaded", retry_after=1.0))
 
 
 class RequestIds:

@@ -20,20 +20,30 @@ INFLATING = 2
 """Bodies inflated at once."""
 LOOKS = 20
 """Late bodies are found by looks at all that are being read, so many in the shortest time that one may take."""
+MOST_HELD = 256 * 1024 * 1024
+"""Bytes of bodies that a process holds at most, by default."""
 
 
 class BodyReads:
-    """The bodies that are being read in a process, and what they share: one timer for all, and few inflations at once.
+    """The bodies of a process, and what they share: the memory that they may take (``most`` bytes), one timer for all,
+    and few inflations at once.
 
     Nearly all bodies are there when they are asked for: a timer for each would cost more than the rest of the reading.
     """
 
-    def __init__(self, timings: Timings) -> None:
+    def __init__(self, timings: Timings, most: int = MOST_HELD) -> None:
         self.timings = timings
+        self.held = 0
+        """Bytes of the bodies of requests that have not ended."""
+        self._most = most
         self.inflating = asyncio.Semaphore(INFLATING)
         self._interval = min(1.0, timings.body_gap / LOOKS, timings.body_time / LOOKS)
         self._reading: set[Inbox] = set()
         self._timer: asyncio.TimerHandle | None = None
+
+    def has_room(self, more: int = 0) -> bool:
+        """Whether so many bytes more may be held."""
+        return self.held + more <= self._most
 
     def begin(self, inbox: Inbox) -> None:
         self._reading.add(inbox)
@@ -65,6 +75,7 @@ class Inbox:
         "_due",
         "_encodings",
         "_expects",
+        "_held",
         "_late",
         "_left",
         "_length",
@@ -117,6 +128,7 @@ class Inbox:
         # What has come of it.
         self._pieces: list[bytes] = []
         self._size = 0
+        self._held = 0
         self._complete = False
         self._unwanted = False
         self._claimed = False
@@ -144,6 +156,8 @@ class Inbox:
         coding = coding_of(self._encodings) if self._encodings else None
         if self._length > limit:
             raise too_large(limit)
+        if self._length and not self._reads.has_room(self._length - self._held):
+            raise overloaded()
         self._claimed = True
         self._reading = not self._watching
         if self._watching:
@@ -154,6 +168,7 @@ class Inbox:
         except BaseException:
             self._unwanted = True
             self._pieces.clear()
+            self._hold(-self._held)
             raise
         finally:
             self._reads.end(self)
@@ -164,6 +179,7 @@ class Inbox:
         if coding is not None:
             async with self._reads.inflating:
                 data = await asyncio.get_running_loop().run_in_executor(None, inflate, data, coding, limit)
+            self._hold(len(data) - self._held)
         if self.request is not None:
             self.request.complete = time.monotonic()
         return data
@@ -173,6 +189,12 @@ class Inbox:
         body that hangs on it, and the garbage collector has less to look at."""
         self._left = nobody
         self.request = None
+        self._unwanted = True
+        self._hold(-self._held)
+
+    def _hold(self, more: int) -> None:
+        self._held += more
+        self._reads.held += more
 
     def look(self, now: float) -> None:
         """Ends the reading of a body that is late."""
@@ -193,6 +215,8 @@ class Inbox:
                     self._take(await self._receive())
                 if self._size > limit:
                     raise too_large(limit)
+                if not self._reads.has_room():
+                    raise overloaded()
                 if self.gone.is_set():
                     await asyncio.sleep(0)  # the cancellation lands here
                 if not self._complete:
@@ -217,7 +241,14 @@ class Inbox:
         if piece and not self._unwanted:
             self._pieces.append(piece)
             self._size += len(piece)
+            self._hold(len(piece))
         self._complete = not message.get("more_body", False)
+
+
+def overloaded() -> Fault:
+    """That the bodies of others take all the memory that bodies may take."""
+    words = "The proxy holds as many request bodies as it may for the moment: send the request again."
+    return Fault(Kind.OVERLOADED, words, code="overloaded", retry_after=1.0)
 
 
 def nobody() -> None:

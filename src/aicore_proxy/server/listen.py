@@ -24,6 +24,8 @@ BACKLOG = 4096
 ACCEPTS_PER_TURN = 16
 """uvloop accepts one connection per listening handle and loop turn: a busy loop would starve new clients first. So the
 one socket gets several handles (duplicated descriptors: one port, one backlog)."""
+RESERVED = 64
+"""Descriptors for everything but requests."""
 UNSENT = 256 * 1024
 """Bytes that the kernel takes from us beyond what it can send at once: a client that reads nothing holds no more."""
 
@@ -214,6 +216,16 @@ class Acceptor:
             task.cancel()
         if state.tasks:
             await asyncio.wait(state.tasks, timeout=1.0)
+
+
+def most_requests(wanted: int) -> int:
+    """How many requests this process can serve at once, up to ``wanted``: each takes two descriptors."""
+    try:
+        import resource  # noqa: PLC0415 - not on Windows
+    except ImportError:
+        return wanted
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return wanted if soft == resource.RLIM_INFINITY else max(1, min(wanted, (soft - RESERVED) // 2))
 
 
 def raise_descriptor_limit(wanted: int = 65_536) -> int:
