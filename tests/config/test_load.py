@@ -251,6 +251,19 @@ workers: 1000
     assert lines == sorted(lines)
 
 
+def test_what_stands_beside_each_other(tmp_path: Path) -> None:
+    (tmp_path / "tls.pem").write_text("x")
+    (tmp_path / "keys").mkdir()
+    found = loaded(tmp_path, "tls_certificate: tls.pem\nservice_keys: keys\nrecord_folder: ~/tapes", HOME=str(tmp_path))
+    assert (found.settings.tls_certificate, found.settings.service_keys) == (f"{tmp_path}/tls.pem", f"{tmp_path}/keys")
+    assert Path(found.settings.record_folder).is_absolute()
+    text = "tls_key: tls.pem\nservice_keys: keys\nsubaccounts: [{name: a, service_key: {clientid: b}}]"
+    assert problems(tmp_path, text) == [
+        "aicore-proxy.yaml:1: tls_key needs tls_certificate beside it.",
+        "aicore-proxy.yaml:2: service_keys and subaccounts: one of them, not both.",
+    ]
+
+
 def test_a_public_address_needs_a_key(tmp_path: Path) -> None:
     (said,) = problems(tmp_path, "host: 0.0.0.0")
     assert said.startswith("aicore-proxy.yaml:1: host lets others in: set AICORE_PROXY_API_KEY")

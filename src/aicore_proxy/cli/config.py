@@ -17,8 +17,11 @@ from aicore_proxy.config.load import Loaded, load
 from aicore_proxy.config.render import masked, yaml_of
 from aicore_proxy.config.schema import schema
 from aicore_proxy.config.settings import SettingsError, home_of
-from aicore_proxy.sap.credentials import CredentialsError
+from aicore_proxy.sap.credentials import CredentialsError, ServiceKey
+from aicore_proxy.sap.token import client_tls
+from aicore_proxy.server.compose import certificate_of
 from aicore_proxy.server.configuration import client_keys, find_credentials
+from aicore_proxy.server.tls import CertificateError
 
 FILE = click.Path(path_type=Path)
 
@@ -43,11 +46,15 @@ def check(file: Path | None, config: Path | None) -> None:
     summary = _summary(loaded)
     try:
         client_keys(loaded.settings)
+        certificate_of(loaded.settings)
     except SettingsError as error:
         problems += error.problems
+    except CertificateError as error:
+        problems.append(str(error))
     try:
         found = find_credentials(loaded, os.environ, home_of(os.environ))
         notes += found.notes
+        problems += [problem for key in found.keys if (problem := _unfit_certificate(key))]
         names = ", ".join(key.name for key in found.keys)
         summary.append(f"Service keys: {names} ({found.source})" if found.keys else "Service keys: none found")
     except CredentialsError as error:
@@ -119,6 +126,14 @@ def import_(file: Path, output: Path | None, force: bool) -> None:
         load(os.environ, file=output)
     except SettingsError as error:
         click.echo("\n".join(["What it still needs:", *error.problems]), err=True)
+
+
+def _unfit_certificate(key: ServiceKey) -> str:
+    try:
+        client_tls(key, os.environ)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def _document(file: Path) -> Document:

@@ -19,6 +19,7 @@ from aicore_proxy.config.settings import (
     Settings,
     SubaccountSettings,
     is_loopback,
+    moment,
 )
 
 Problem: TypeAlias = tuple[Place, str]
@@ -31,6 +32,8 @@ RANGES = {
     "body_limit": (1024, 2**40),
     "head_limit": (1024, 2**24),
     "max_attempts": (1, 1000),
+    "max_requests": (1, 10**6),
+    "body_memory": (1024, 2**40),
     "breaker_failures": (1, 10**9),
     "workers": (1, 256),
 }
@@ -65,6 +68,8 @@ def _scalars(settings: Settings) -> Iterator[Problem]:
     for name, choices in CHOICES.items():
         if getattr(settings, name) not in choices:
             yield (name,), f"must be one of {', '.join(choices)}"
+    if settings.record_until and moment(settings.record_until) is None:
+        yield ("record_until",), "must be a time like 2027-03-01T12:00:00Z"
     if not 0 < settings.breaker_error_share <= 1:
         yield ("breaker_error_share",), "must be more than 0, at most 1"
     for field in msgspec.structs.fields(Settings):
@@ -83,8 +88,10 @@ def _addresses(settings: Settings) -> Iterator[Problem]:
         yield ("host",), words
     if settings.api_key and (words := _unfit_key(settings.api_key)):
         yield ("api_key",), words
-    if bool(settings.tls_certificate) != bool(settings.tls_key):
-        yield ("tls_key" if settings.tls_certificate else "tls_certificate",), "is missing: TLS needs both or none"
+    if settings.tls_key and not settings.tls_certificate:
+        yield ("tls_key",), "needs tls_certificate beside it"
+    if settings.service_keys and settings.subaccounts:
+        yield ("service_keys",), "and subaccounts: one of them, not both"
     for number, network in enumerate(settings.trusted_proxies):
         if not _is_network(network):
             yield ("trusted_proxies", number), "must be an IP address, or a network like 10.0.0.0/8"

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from aicore_proxy.config.checks import CHOICES, RANGES
+from aicore_proxy.config.checks import CHOICES, MOST, RANGES
 from aicore_proxy.config.settings import (
     STRATEGIES,
     KeySettings,
@@ -74,6 +74,8 @@ def _scalar(name: str, given: dict[str, Any]) -> dict[str, Any]:
     if name in RANGES:
         least, most = RANGES[name]
         return {**given, "minimum": least, "maximum": most}
+    if given.get("type") == "integer":
+        return {**given, "minimum": 0, "maximum": MOST}
     return {**given, "minimum": 0} if given.get("type") == "number" else given
 
 

@@ -13,8 +13,9 @@ from aicore_proxy.config.document import Place, printable, read_text, too_deep
 from aicore_proxy.config.settings import KeySettings, Settings, SettingsError, SubaccountSettings
 from aicore_proxy.config.shape import Tell
 
-PATHS = ("service_keys", "tls_certificate", "tls_key")
-"""Settings that are paths, and stay so."""
+FILES = ("tls_certificate", "tls_key")
+FOLDERS = ("service_keys", "record_folder")
+"""Settings that are paths, and stay so. Folders are looked into by those who use them."""
 
 
 class SecretFiles:
@@ -28,7 +29,9 @@ class SecretFiles:
 
     def resolved(self, settings: Settings) -> Settings:
         """The settings with every secret in its place, and with absolute paths."""
-        changed: dict[str, Any] = {name: self._path(settings, name) for name in PATHS if getattr(settings, name)}
+        changed: dict[str, Any] = {
+            name: self._path(settings, name) for name in (*FILES, *FOLDERS) if getattr(settings, name)
+        }
         if settings.api_key_file:
             if settings.api_key:
                 self._tell(("api_key",), "and api_key_file: one of them, not both")
@@ -42,7 +45,7 @@ class SecretFiles:
 
     def _path(self, settings: Settings, name: str) -> str:
         path = path_of(self._base(name), getattr(settings, name))
-        if name != "service_keys":  # that folder is watched by whoever reads it
+        if name in FILES:
             self.files.append(path)
             try:
                 with path.open("rb"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Mapping
 from ipaddress import ip_address
 from pathlib import Path
@@ -152,6 +153,10 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     """Requests that may wait, per model, while its deployments have as many as they may have."""
     queue_wait: float = 30.0
     """How long they may wait."""
+    max_requests: int = 10_000
+    """Requests that a worker handles at once, at most, and no more than its descriptors allow; others get a 503."""
+    body_memory: int = 256 * 1024 * 1024
+    """Bytes of request bodies that a worker holds at most; what does not fit gets a 503."""
     hold: float = 10.0
     """How long a stream's status is held back while nothing has come: until then a fault is a status."""
     keepalive: float = 15.0
@@ -186,6 +191,16 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     """``debug``, ``info``, ``warning`` or ``error``."""
     log_format: str = "auto"
     """``json``, ``text``, or ``auto``: text on a terminal, else JSON."""
+    record_keys: tuple[str, ...] = ()
+    """Names of client keys whose requests are recorded, content and all; ``*``: of all. Empty: nothing is recorded."""
+    record_until: str = ""
+    """When recording ends by itself, like ``2027-03-01T12:00:00Z``. Empty: never."""
+    record_folder: str = ""
+    """Where recordings are kept. Empty: ``recordings`` in the folder for what outlives the proxy."""
+    record_hours: float = 24.0
+    """After which recordings are deleted."""
+    record_megabytes: int = 256
+    """That recordings may take; the oldest are deleted first."""
     resource_groups: tuple[str, ...] = ()
     """Resource groups that are read, of subaccounts that name none themselves. Empty: all that a key may see."""
     trusted_proxies: tuple[str, ...] = ()
@@ -193,7 +208,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     tls_certificate: str = ""
     """A PEM file with the proxy's own certificate and its chain: then it speaks TLS. Read again when it changes."""
     tls_key: str = ""
-    """A PEM file with the certificate's private key."""
+    """A PEM file with the certificate's private key. Empty: it stands in the certificate's file."""
     snapshot: bool = True
     """Whether the deployments found last are kept on disk, for a start while SAP's AI API cannot be reached."""
     subaccounts: tuple[SubaccountSettings, ...] = ()
@@ -225,6 +240,15 @@ def home_of(environ: Mapping[str, str]) -> Path:
         return Path(environ.get("HOME") or "~").expanduser()
     except RuntimeError:
         return Path.cwd()
+
+
+def moment(text: str) -> float | None:
+    """Unix seconds of an ISO 8601 time, in UTC where it names no zone; None: it is none."""
+    try:
+        at = datetime.datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return (at if at.tzinfo is not None else at.replace(tzinfo=datetime.UTC)).timestamp()
 
 
 def state_folder(environ: Mapping[str, str]) -> Path:
