@@ -52,7 +52,9 @@ class ClientRequest:
         "_read",
         "address",
         "complete",
+        "content",
         "gone",
+        "keeps",
         "method",
         "path",
         "query",
@@ -85,6 +87,9 @@ class ClientRequest:
         """Monotonic seconds, when the last byte of the body was there; None: not read yet."""
         self.recorded = False
         """Whether its Record was made."""
+        self.keeps = False
+        """Whether the body is to be kept as ``content``, for a recording."""
+        self.content: bytes | None = None
         self._fields = fields
         self._read = read
 
@@ -101,13 +106,20 @@ class ClientRequest:
         wanted = name.lower().encode("latin-1")
         return [value.decode("latin-1") for field, value in self._fields if field == wanted]
 
+    def fields(self) -> list[tuple[str, str]]:
+        """All fields, in order."""
+        return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in self._fields]
+
     async def body(self, limit: int) -> bytes:
         """The whole body, inflated if it came as gzip, deflate or zstd; to be called once.
 
         Raises Fault TOO_LARGE (before a byte is read where the client declared the size), UNSUPPORTED with status 415
         for another Content-Encoding, MALFORMED for a damaged one, TIMEOUT with status 408 for a body that drips.
         """
-        return await self._read(limit)
+        body = await self._read(limit)
+        if self.keeps:
+            self.content = body
+        return body
 
 
 class Head(NamedTuple):

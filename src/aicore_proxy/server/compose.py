@@ -18,7 +18,7 @@ from aicore_proxy.backends import Backend
 from aicore_proxy.backends.aws_bedrock import AwsBedrock
 from aicore_proxy.backends.azure_openai import AzureOpenAI
 from aicore_proxy.backends.gcp_vertexai import GcpVertexAI
-from aicore_proxy.config.settings import Settings, is_loopback
+from aicore_proxy.config.settings import Settings, is_loopback, moment
 from aicore_proxy.gateway.attempts import Attempts, Patience
 from aicore_proxy.gateway.exchange import ClientRequest, Reply, Timings
 from aicore_proxy.gateway.gateway import Fallbacks, Gateway, Landscape
@@ -48,6 +48,7 @@ from aicore_proxy.tasks import Supervisor
 from aicore_proxy.telemetry import logs
 from aicore_proxy.telemetry.metrics import Metrics
 from aicore_proxy.telemetry.observer import Telemetry
+from aicore_proxy.telemetry.recording import Recorder, Rules
 from aicore_proxy.telemetry.state import Owners, State
 from aicore_proxy.telemetry.surveys import Surveys
 from aicore_proxy.upstream import AiohttpUpstream, Proxies, tls_context
@@ -94,7 +95,8 @@ class Proxy:
         proxies = Proxies() if configuration.direct else Proxies.from_environ(os.environ)
         self._upstream = AiohttpUpstream(tls=tls_context(os.environ), proxies=proxies, keepalive=settings.pool_idle)
         self._why = Why(self._peers)
-        self._observer = Telemetry(self.metrics, self._why.remember)
+        self._recorder = Recorder(recording_of(configuration), self.supervisor)
+        self._observer = Telemetry(self.metrics, self._why.remember, self._recorder.finished)
         self._seals = SealKeeper()
         self._queues = Queues(queue_limits_of(settings))
         self._keys = Keys(configuration.keys)
@@ -115,7 +117,7 @@ class Proxy:
         self._surveys = Surveys()
         self.metrics.registry.register(State(self._owners()))
         self.endpoint = asgi.Endpoint(
-            self._now.endpoints,
+            self._recorder.handler(self._now.endpoints),
             timings_of(settings),
             self.metrics.in_flight.inc,
             proxies=trusted_proxies(settings.trusted_proxies),
@@ -164,6 +166,7 @@ class Proxy:
         for tokens in self._now.tokens.values():
             tokens.start()
         self._discovery.start()
+        self.supervisor.start("recordings", self._recorder.watch())
         self.supervisor.start("surveys", self._surveys.watch(self._surveyed, lambda: self.settings.survey_interval))
 
     async def first_look(self, seconds: float) -> None:
@@ -200,7 +203,8 @@ class Proxy:
         self._keys.replace(configuration.keys)
         self._queues.become(queue_limits_of(settings))
         logs.set_level(settings.log_level)
-        self.endpoint.become(self._now.endpoints, timings_of(settings), proxies)
+        self._recorder.rules = recording_of(configuration)
+        self.endpoint.become(self._recorder.handler(self._now.endpoints), timings_of(settings), proxies)
         times = DiscoveryTimes(interval=settings.discovery_interval)
         self._discovery.reconfigure(self._apis(), configuration.scopes, configuration.naming, times)
         self.metrics.reloaded(True)
@@ -274,7 +278,7 @@ class Proxy:
             embedders={"azure-openai": AZURE.embeddings},
             dialects=DIALECTS,
             tokens=tokens,
-            upstream=self._upstream,
+            upstream=self._recorder.upstream(self._upstream),
             observer=self._observer,
             patience=Patience(
                 settings.connect_timeout,
@@ -326,6 +330,19 @@ def queue_limits_of(settings: Settings) -> QueueLimits:
 def timings_of(settings: Settings) -> Timings:
     """How long the edge waits."""
     return Timings(hold=settings.hold, keepalive=settings.keepalive, body_gap=settings.body_gap_timeout)
+
+
+def recording_of(configuration: Configuration) -> Rules:
+    """What is recorded."""
+    settings = configuration.settings
+    folder = settings.record_folder or (f"{configuration.state}/recordings" if configuration.state else "")
+    return Rules(
+        folder=Path(folder) if folder else None,
+        keys=settings.record_keys,
+        until=moment(settings.record_until) or 0.0,
+        keep=settings.record_hours * 3600,
+        most=settings.record_megabytes * 1024 * 1024,
+    )
 
 
 def certificate_of(settings: Settings) -> Certificate | None:

@@ -50,10 +50,10 @@ def harmless(
 class Telemetry:
     """The gateway's Observer."""
 
-    def __init__(self, metrics: Metrics, remember: Callable[[Record], None] = lambda _: None) -> None:
-        """``remember``: is given each Record, to explain it later."""
+    def __init__(self, metrics: Metrics, *further: Callable[[Record], None]) -> None:
+        """``further``: are given each Record too, once it is counted: to explain it later, to record it."""
         self._metrics = metrics
-        self._remember = remember
+        self._further = further
 
     @harmless
     def streaming(self, change: int) -> None:
@@ -84,7 +84,6 @@ class Telemetry:
     @harmless
     def finished(self, record: Record) -> None:
         """A request ended."""
-        self._remember(record)
         metrics = self._metrics
         metrics.requests.inc(record.protocol, record.route, str(record.status))
         metrics.duration.observe(record.duration, record.protocol, record.route)
@@ -102,6 +101,8 @@ class Telemetry:
         if record.serving is not None:
             self._called(record, record.serving)
         log_request(record)
+        for told in self._further:
+            told(record)
 
     def _left(self, record: Record) -> None:
         self._metrics.client_disconnects.inc(record.left)

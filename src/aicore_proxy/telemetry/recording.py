@@ -1,0 +1,258 @@
+"""Recording: the four stages of requests as files, for some client keys or for a time; deleted by themselves.
+
+Where nothing is to be recorded nothing is held, and a request pays for one look at a setting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import logging
+import os
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing
+from contextvars import ContextVar
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from aicore_proxy.gateway.exchange import ClientRequest, Handler, Head, Reply, StreamReply
+from aicore_proxy.gateway.record import Record
+from aicore_proxy.protocol.fault import Fault
+from aicore_proxy.tasks import Supervisor
+from aicore_proxy.telemetry.tape import Recorded, Stage, Tape, hidden
+from aicore_proxy.upstream import Upstream, UpstreamError, UpstreamRequest, UpstreamResponse
+
+log = logging.getLogger("aicore_proxy.recording")
+
+SWEEP = 60.0
+"""Seconds between two looks for files that are to be deleted."""
+WAITING = 64
+"""Requests that wait to be written, at most; of others the recording is lost."""
+ENDING = ".recording.json"
+
+_tape: ContextVar[Tape | None] = ContextVar("aicore_proxy_tape", default=None)
+"""The tape of the request that the running task serves."""
+
+
+class Rules(Struct, frozen=True):
+    """What is recorded. ``folder`` None: nothing. ``keys``: names of client keys; ``*``: all. ``until``: Unix seconds,
+    0: no end. ``keep``: seconds that files are kept. ``most``: bytes that they may take together."""
+
+    folder: Path | None = None
+    keys: tuple[str, ...] = ()
+    until: float = 0.0
+    keep: float = 86400.0
+    most: int = 256 * 1024 * 1024
+
+    def hold(self, now: float) -> bool:
+        return self.folder is not None and bool(self.keys) and (self.until == 0 or now < self.until)
+
+    def want(self, key: str) -> bool:
+        return "*" in self.keys or key in self.keys
+
+
+class Recorder:
+    """Listens at both ends of the gateway, and owns what waits to be written."""
+
+    def __init__(self, rules: Rules, supervisor: Supervisor) -> None:
+        self.rules = rules
+        self._supervisor = supervisor
+        self._waiting: list[Recorded] = []
+        self._writing: asyncio.Task[None] | None = None
+        self._problem = ""
+
+    def handler(self, handler: Handler) -> Handler:
+        """``handler``, listened to."""
+
+        async def taped(request: ClientRequest) -> Reply | StreamReply:
+            if not self.rules.hold(time.time()):
+                return await handler(request)
+            tape = Tape(request)
+            request.keeps = True
+            _tape.set(tape)
+            return listened(await handler(request), tape)
+
+        return taped
+
+    def upstream(self, upstream: Upstream) -> Upstream:
+        """``upstream``, listened to. For model calls only: what the token service is asked is secret."""
+        return _Taped(upstream)
+
+    def finished(self, record: Record) -> None:
+        """A request ended: its tape is written, if it is wanted. Does not wait."""
+        tape = _tape.get()
+        if tape is None:
+            return
+        _tape.set(None)
+        if not self.rules.hold(time.time()) or not self.rules.want(record.key_name):
+            return
+        if len(self._waiting) >= WAITING:
+            log.warning("The request %s is not recorded: the disk is too slow", record.request_id)
+            return
+        self._waiting.append(tape.recorded(record.key_name, record.status, record.model))
+        if self._writing is None:
+            self._writing = self._supervisor.start("recording", self._write())
+
+    async def watch(self) -> None:
+        """Deletes what is too old or too much, for ever: work for a Supervisor."""
+        while True:
+            if (folder := self.rules.folder) is not None:
+                await asyncio.to_thread(sweep, folder, self.rules.keep, self.rules.most, time.time())
+            await asyncio.sleep(min(SWEEP, max(1.0, self.rules.keep / 4)))
+
+    async def _write(self) -> None:
+        try:
+            while self._waiting and (folder := self.rules.folder) is not None:
+                recorded = self._waiting.pop(0)
+                try:
+                    await asyncio.to_thread(write, folder, recorded)
+                    self._problem = ""
+                except OSError as error:
+                    if str(error) != self._problem:
+                        self._problem = str(error)
+                        log.warning("Requests are not recorded: %s", error)
+        finally:
+            self._writing = None
+
+
+def write(folder: Path, recorded: Recorded) -> None:
+    """Writes a file that only this user may read. Raises OSError."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    when = datetime.datetime.fromtimestamp(recorded.time, datetime.UTC).strftime("%Y%m%dT%H%M%S.%f")
+    path = folder / f"{when}-{recorded.id}{ENDING}"
+    part = path.with_suffix(".part")
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(msgspec.json.format(msgspec.json.encode(recorded), indent=1))
+    part.rename(path)
+
+
+def sweep(folder: Path, keep: float, most: int, now: float) -> None:
+    """Deletes recordings that are older than ``keep`` seconds, and the oldest of those that take more than ``most``
+    bytes together. Files of others in the folder stay. Never raises."""
+    found = []
+    try:
+        for path in folder.glob(f"*{ENDING}"):
+            stat = path.stat()
+            found.append((stat.st_mtime, stat.st_size, path))
+    except OSError:
+        return
+    taken = 0
+    for modified, size, path in sorted(found, reverse=True):
+        taken += size
+        if now - modified > keep or taken > most:
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                log.warning("The recording %s cannot be deleted: %s", path.name, error)
+
+
+def listened(reply: Reply | StreamReply, tape: Tape) -> Reply | StreamReply:
+    """``reply``, which tells ``tape`` what goes to the client."""
+    answer = tape.answer
+
+    def begun(head: Head) -> Head:
+        answer.message.status, answer.message.headers = head.status, hidden(head.headers)
+        return head
+
+    def refused(whole: Reply) -> Reply:
+        begun(Head(whole.status, whole.headers))
+        answer.hear(whole.body)
+        return whole
+
+    if isinstance(reply, Reply):
+        return refused(reply)
+    head, refuse, fail = reply.head, reply.refuse, reply.fail
+
+    def failed(fault: Fault) -> bytes:
+        last = fail(fault)
+        answer.hear(last)
+        return last
+
+    reply.head = lambda: begun(head())
+    reply.refuse = lambda fault: refused(refuse(fault))
+    reply.fail = failed
+    reply.chunks = heard(reply.chunks, answer)
+    return reply
+
+
+async def heard(chunks: AsyncIterator[bytes], stage: Stage) -> AsyncGenerator[bytes, None]:
+    """``chunks``, each told to ``stage``; closed with it."""
+    try:
+        async for chunk in chunks:
+            stage.hear(chunk)
+            yield chunk
+    finally:
+        if (aclose := getattr(chunks, "aclose", None)) is not None:
+            await aclose()
+
+
+class _Taped:
+    """An Upstream that tells the running request's tape."""
+
+    def __init__(self, upstream: Upstream) -> None:
+        self._upstream = upstream
+
+    async def send(self, request: UpstreamRequest) -> UpstreamResponse:
+        tape = _tape.get()
+        if tape is None:
+            return await self._upstream.send(request)
+        stage = tape.sent(request)
+        try:
+            response = await self._upstream.send(request)
+        except UpstreamError as error:
+            stage.message.error = str(error)
+            raise
+        stage.message.status, stage.message.headers = response.status, hidden(response.headers.items())
+        return _TapedResponse(response, stage)
+
+    async def close(self) -> None:
+        await self._upstream.close()
+
+
+class _TapedResponse:
+    """An UpstreamResponse whose body is told."""
+
+    def __init__(self, response: UpstreamResponse, stage: Stage) -> None:
+        self._response = response
+        self._stage = stage
+
+    @property
+    def status(self) -> int:
+        return self._response.status
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return self._response.headers
+
+    def values(self, name: str) -> list[str]:
+        return self._response.values(name)
+
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
+        try:
+            async with aclosing(heard(self._response.chunks(), self._stage)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+        except UpstreamError as error:
+            self._stage.message.error = str(error)
+            raise
+
+    async def read(self, limit: int) -> bytes:
+        try:
+            body = await self._response.read(limit)
+        except UpstreamError as error:
+            self._stage.message.error = str(error)
+            raise
+        self._stage.hear(body)
+        return body
+
+    async def close(self) -> None:
+        await self._response.close()
+
+
+def load(path: Path) -> Recorded:
+    """A recording of ``path``. Raises OSError, ValueError."""
+    return msgspec.json.decode(path.read_bytes(), type=Recorded)
