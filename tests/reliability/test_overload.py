@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 import time
 from collections import Counter
@@ -162,3 +163,48 @@ async def test_a_turn_that_is_not_used_goes_to_the_next() -> None:
         for _ in range(1000):
             queues.enter("m", "c", 100.0)
     assert queues.waiting("m") == 256
+
+
+# The proxy's own limits
+
+
+@pytest.mark.timed
+def test_o01_beyond_what_it_bears_requests_are_refused_at_once_in_the_client_s_protocol(tmp_path: Path) -> None:
+    with running_house(tmp_path, 1, max_requests="5") as house:
+        house.simulator.script({"delay": 1.5})
+        before = house.received()
+        with ThreadPoolExecutor(10) as pool:
+            served = [pool.submit(house.ask) for _ in range(5)]
+            while house.simulator.state()["open"] < 5:
+                time.sleep(0.01)
+            for protocol, status in (("chat", 503), ("messages", 529)):
+                began = time.monotonic()
+                answer = house.ask(protocol)
+                assert time.monotonic() - began < 0.5
+                assert answer.status_code == status
+                assert answer.headers["retry-after"] == "1"
+                assert "as many requests as it can bear" in error_of(protocol, answer)["message"]
+            assert house.proxy.http.get("/health/live").status_code == 200
+            assert {answer.result().status_code for answer in served} == {200}
+        assert house.since(before)["sub-0"] == 5
+        assert house.ask().status_code == 200
+
+
+@pytest.mark.timed
+@pytest.mark.parametrize("chunked", [False, True])
+def test_o06_bodies_take_no_more_memory_than_they_may(tmp_path: Path, chunked: bool) -> None:
+    with running_house(tmp_path, 1, body_memory=str(4 * 2**20)) as house:
+        house.simulator.script({"delay": 1.0})
+        text = "x" * (3 * 2**19)  # 1.5 MiB: two fit
+
+        def ask() -> int:
+            content = json.dumps({"model": "gpt-5", "messages": [{"role": "user", "content": text}]}).encode()
+            pieces = (content[at : at + 65536] for at in range(0, len(content), 65536))
+            return house.proxy.http.post("/v1/chat/completions", content=pieces if chunked else content).status_code
+
+        with ThreadPoolExecutor(8) as pool:
+            statuses = Counter(pool.map(lambda _: ask(), range(8)))
+        assert statuses[200] == 2
+        assert statuses[503] == 6
+        house.simulator.clear()
+        assert [ask() for _ in range(4)] == [200] * 4
