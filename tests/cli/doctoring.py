@@ -6,20 +6,33 @@ import fcntl
 import json
 import os
 import pty
+import re
 import select
+import socket
 import struct
 import subprocess
 import sys
 import termios
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 from tests.end_to_end.conftest import environment
 
-from aicore_proxy.simulator import Running
+from aicore_proxy.simulator import Running, in_thread
+from aicore_proxy.simulator.landscape import DeploymentSpec, Landscape, SubaccountSpec
 
+CLAUDE, GPT, GEMINI = "anthropic--claude-4.5-sonnet", "gpt-5", "gemini-2.5-flash"
+EMBEDDING = "text-embedding-3-small"
+ENTRIES = {GPT: "azure-openai", CLAUDE: "aws-bedrock"}
+EU = SubaccountSpec("eu", (GPT, CLAUDE, GEMINI, EMBEDDING), (DeploymentSpec("orchestration"),), ("default", "team"))
+ALL_CALLS = {
+    *((model, protocol) for model in (GPT, CLAUDE, GEMINI) for protocol in ("chat", "messages")),
+    (EMBEDDING, "embeddings"),
+}
+ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 COMMAND = [sys.executable, "-m", "aicore_proxy"]
 LIMIT = 60
 
@@ -141,3 +154,33 @@ def in_terminal(columns: int, command: Sequence[str], environ: Mapping[str, str]
         child.kill()
         child.wait()
         os.close(controller)
+
+
+def treated(landscape: Landscape, home: Path, **options: Any) -> Iterator[Patient]:
+    with in_thread(landscape, **options) as simulator:
+        yield Patient(home, simulator)
+
+
+def ill(home: Path, scripts: Sequence[dict[str, Any]], *endpoint: str, models: Sequence[str] = (GPT,)) -> Report:
+    """A report on as many subaccounts, ``s0`` ..., each with one of ``scripts`` set."""
+    names = [f"s{number}" for number in range(len(scripts))]
+    with in_thread(Landscape(tuple(SubaccountSpec(name, tuple(models)) for name in names))) as simulator:
+        for name, script in zip(names, scripts, strict=True):
+            simulator.script(script, name, **({"endpoint": endpoint[0]} if endpoint else {}))
+        return Patient(home, simulator).doctor("--timeout", "3")
+
+
+def numbered(cases: Sequence[tuple[Any, ...]]) -> list[Any]:
+    return [pytest.param(f"s{number}", *case, id=json.dumps(case[0])) for number, case in enumerate(cases)]
+
+
+def advised(finding: dict[str, Any], *words: str) -> None:
+    text = " ".join(finding["advice"])
+    for word in words:
+        assert word in text, f"{word!r} is not in {text!r}"
+
+
+def closed_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -23,7 +23,7 @@ from aicore_proxy.sap.token import client_tls
 from aicore_proxy.server.configuration import find_credentials, scopes_of
 from aicore_proxy.upstream import Proxies
 
-CALLS = 8
+CALLS = 16
 """Model calls at a time."""
 
 
