@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from aicore_proxy.config.load import Loaded, load
-from aicore_proxy.config.settings import SettingsError
+from aicore_proxy.config.settings import SettingsError, home_of
 from aicore_proxy.sap.credentials import CredentialsError, Found
 from aicore_proxy.server.configuration import find_credentials
 
@@ -33,6 +33,6 @@ def loaded_settings(options: Mapping[str, Any]) -> Loaded:
 def found_credentials(loaded: Loaded) -> Found:
     """The service keys. Raises ClickException with every problem."""
     try:
-        return find_credentials(loaded, os.environ, Path.home())
+        return find_credentials(loaded, os.environ, home_of(os.environ))
     except CredentialsError as error:
         raise click.ClickException("\n".join(["The service keys are not usable:", *error.problems])) from None

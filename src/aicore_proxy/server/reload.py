@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from aicore_proxy.config.load import load
-from aicore_proxy.config.settings import Settings, SettingsError, is_loopback, state_folder
+from aicore_proxy.config.settings import Settings, SettingsError, home_of, is_loopback, state_folder
 from aicore_proxy.gateway.keys import ClientKey, client_key
 from aicore_proxy.sap.credentials import CredentialsError, Found
 from aicore_proxy.sap.token import client_tls
@@ -59,7 +59,7 @@ class Source:
     def load(self) -> tuple[Configuration, tuple[Path, ...]]:
         """Reads everything: a Load. Every problem of a stage is raised at once."""
         loaded = load(self._environ, self._overrides, file=self._file)
-        found = self._simulated or find_credentials(loaded, self._environ, Path.home())
+        found = self._simulated or find_credentials(loaded, self._environ, home_of(self._environ))
         if not found.keys:
             raise CredentialsError(["No SAP AI Core service key is found any more."])
         made = self._made_key(loaded.settings)
