@@ -14,7 +14,7 @@ from aicore_proxy.cli.loading import config_option
 from aicore_proxy.config.document import Document, printable, read_document
 from aicore_proxy.config.imports import imported
 from aicore_proxy.config.load import Loaded, load
-from aicore_proxy.config.render import masked, yaml_of
+from aicore_proxy.config.render import masked, without_empty, yaml_of
 from aicore_proxy.config.schema import schema
 from aicore_proxy.config.settings import SettingsError, home_of
 from aicore_proxy.sap.credentials import CredentialsError, ServiceKey
@@ -83,7 +83,7 @@ def show(config: Path | None, as_json: bool, changed: bool) -> None:
         click.echo(json.dumps(whole, indent=2, ensure_ascii=False))
         return
     click.echo(f"# {_summary(loaded)[0]}")
-    for line in _lines(plain, loaded):
+    for line in _lines(without_empty(plain), loaded):
         click.echo(line)
     for note in loaded.notes:
         click.echo(f"Note: {note}", err=True)

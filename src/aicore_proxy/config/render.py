@@ -42,17 +42,17 @@ def dump(settings: Settings) -> str:
         for secret, file in FROM_FILES.items():
             if part.get(file):
                 part.pop(secret, None)
-    return yaml_of(escaped(_without_empty(chosen)))
+    return yaml_of(escaped(without_empty(chosen)))
 
 
-def _without_empty(chosen: dict[str, Any]) -> dict[str, Any]:
+def without_empty(chosen: dict[str, Any]) -> dict[str, Any]:
+    """The settings without what is left empty in their subaccounts and keys."""
+
+    def is_given(name: str, value: Any) -> bool:
+        return bool(value) or name == "name" or (name == "service_key" and value is not None)
+
     def given(item: dict[str, Any]) -> dict[str, Any]:
-        # An empty service key is one, if a bad one
-        return {
-            name: value
-            for name, value in item.items()
-            if value or name == "name" or (name, value) == ("service_key", {})
-        }
+        return {name: value for name, value in item.items() if is_given(name, value)}
 
     several = {name: [given(item) for item in chosen[name]] for name in ("subaccounts", "keys") if name in chosen}
     return chosen | several

@@ -14,8 +14,8 @@ PREFIX = "AICORE_PROXY_"
 DEFAULT_PORT = 3001
 FALLBACK_REASONS = ("overload", "context_too_long", "content_filter")
 STRATEGIES = ("auto", "affinity", "round_robin", "least_outstanding", "weighted")
-SECRETS = frozenset({"api_key", "key", "service_key"})
-"""Fields whose values are shown nowhere."""
+SECRETS = frozenset({"api_key", "key", "service_key", "hash"})
+"""Fields whose values are shown nowhere: of a weak key the hash tells the key."""
 
 
 class SettingsError(Exception):
