@@ -60,7 +60,7 @@ class Configured:
 @contextmanager
 def serving(configured: Configured, *options: str, ready: bool = True, **variables: str) -> Iterator[Configured]:
     """The proxy in the folder of the configuration; it is found there."""
-    environ = environment(configured.home, AICORE_PROXY_CONFIG=str(configured.file), **variables)
+    environ = environment(configured.home, **{"AICORE_PROXY_CONFIG": str(configured.file), **variables})
     process, lines, line = started([*SERVE, *options], environ, "Base URL")
     configured.proxy = Proxy(line.split()[-1], process, lines)
     try:

@@ -419,3 +419,17 @@ def test_a_mounted_binding_with_a_certificate_is_renewed(tmp_path: Path) -> None
                 assert "PRIVATE" not in configured.log
     finally:
         stopped(process)
+
+
+def test_a_file_that_was_found_and_is_deleted_is_an_error(configured: Configured) -> None:
+    """Not a reason to look elsewhere, and to serve without keys and subaccounts."""
+    configured.file = configured.home / ".config" / "aicore-proxy" / "config.yaml"
+    configured.file.parent.mkdir(parents=True)
+    settings = configured.settings("eu")
+    configured.write(settings)
+    with serving(configured, AICORE_PROXY_CONFIG="", AICORE_SERVICE_KEY=json.dumps(configured.service_keys["us"])):
+        configured.file.unlink()
+        configured.logged("cannot be read: No such file")
+        assert subaccounts_that_answer(configured) == {"eu"}
+        configured.write({**settings, "aliases": {"fast": "gpt-4o"}})
+        configured.logged("Reloaded: aliases (fast)")
