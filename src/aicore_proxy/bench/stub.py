@@ -16,7 +16,7 @@ import re
 import resource
 import ssl
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 import uvloop
@@ -30,6 +30,7 @@ MODELS = {
 """Family: deployment, executable and model."""
 MARK = re.compile(rb"bench:stream:(\d+):(\d+)")
 NEEDLE = b"bench:stream:"
+VARIETY = 50
 WORD = "token-word"
 """What each streamed event's text begins with: by it events are counted."""
 ANSWER = "This is an answer of some length, as a model would give it. " * 8
@@ -44,6 +45,11 @@ class StubPlan(Struct, frozen=True):
     key: str = ""
 
 
+def texts() -> Iterator[str]:
+    """What the events say."""
+    return (f"{WORD} {number} of it" for number in range(VARIETY))
+
+
 def compact(value: object) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode()
 
@@ -53,7 +59,8 @@ class Family(Struct, frozen=True):
 
     whole: bytes
     opening: bytes
-    event: bytes
+    events: tuple[bytes, ...]
+    """In turn: a proxy may take a model that repeats itself for one that has run wild (LiteLLM does after 100)."""
     ending: bytes
 
 
@@ -75,7 +82,7 @@ def gpt() -> Family:
     return Family(
         compact(base | {"object": "chat.completion", "choices": [choice], "usage": usage}),
         sse(chunk({"role": "assistant", "content": ""})),
-        sse(chunk({"content": f"{WORD} of the answer"})),
+        tuple(sse(chunk({"content": text})) for text in texts()),
         sse(chunk({}, "stop"), streamed | {"choices": [], "usage": usage}, after=b"data: [DONE]\n\n"),
     )
 
@@ -90,14 +97,14 @@ def claude() -> Family:
         "stop_sequence": None,
         "usage": usage | {"output_tokens": 1},
     }
-    delta = {"type": "text_delta", "text": f"{WORD} of the answer"}
+    deltas = ({"type": "text_delta", "text": text} for text in texts())
     return Family(
         compact(base | {"content": [{"type": "text", "text": ANSWER}], "usage": usage} | done),
         sse(
             {"type": "message_start", "message": begun},
             {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
         ),
-        sse({"type": "content_block_delta", "index": 0, "delta": delta}),
+        tuple(sse({"type": "content_block_delta", "index": 0, "delta": delta}) for delta in deltas),
         sse(
             {"type": "content_block_stop", "index": 0},
             {"type": "message_delta", "delta": done, "usage": {"output_tokens": 100}},
@@ -116,7 +123,7 @@ def gemini() -> Family:
     return Family(
         compact(candidate(ANSWER, finishReason="STOP") | {"usageMetadata": usage}),
         b"",
-        sse(candidate(f"{WORD} of the answer")),
+        tuple(sse(candidate(text)) for text in texts()),
         sse(candidate("", finishReason="STOP") | {"usageMetadata": usage}),
     )
 
@@ -127,6 +134,7 @@ class Stub:
     def __init__(self) -> None:
         made = {"gpt": gpt(), "claude": claude(), "gemini": gemini()}
         self.families = {MODELS[name][0].encode(): family for name, family in made.items()}
+        self.chunks = {family: tuple(map(chunked, family.events)) for family in made.values()}
         self.token = compact({"access_token": "bench.stub.token", "token_type": "bearer", "expires_in": 43199})
         self.loop = asyncio.get_running_loop()
 
@@ -173,7 +181,7 @@ class Connection(asyncio.Protocol):
         self._needed = 0
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._paced: tuple[bytes, bytes, int, float] | None = None
+        self._paced: tuple[Sequence[bytes], bytes, int, float] | None = None
         self._sent = 0
         self._began = 0.0
 
@@ -239,14 +247,14 @@ class Connection(asyncio.Protocol):
         )
         opening = head + (chunked(family.opening) if family.opening else b"")
         if events == 0:
-            self._write(opening + chunked(family.event))
+            self._write(opening + chunked(family.events[0]))
             return
         if rate == 0:
-            self._write(opening + chunked(family.event) * events)
+            self._write(opening + b"".join(chunked(family.events[number % VARIETY]) for number in range(events)))
             self._last(family.ending)
             return
         self._write(opening)
-        self._paced = chunked(family.event), family.ending, events, 1 / rate
+        self._paced = self._stub.chunks[family], family.ending, events, 1 / rate
         self._sent, self._began = 0, self._stub.loop.time()
         # Streams that begin together do not send together: a model's do not either
         self._began += (hash(self) >> 4) % 1000 / 1000 / rate
@@ -255,10 +263,10 @@ class Connection(asyncio.Protocol):
     def _event(self) -> None:
         if self._paced is None:
             return
-        event, ending, events, pause = self._paced
+        chunks, ending, events, pause = self._paced
         now = self._stub.loop.time()
         while self._sent < events and self._began + self._sent * pause <= now + TIMER:
-            self._write(event)
+            self._write(chunks[self._sent % VARIETY])
             self._sent += 1
         if self._sent < events:
             self._timer = self._stub.loop.call_at(self._began + self._sent * pause, self._event)
