@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime
 import json
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Any
 
 import pytest
 from tests.end_to_end.asking import PATHS, body, simulate
-from tests.end_to_end.conftest import KEY, Proxy, Simulator, running_proxy, running_simulator
+from tests.end_to_end.conftest import KEY, Proxy, Simulator, environment, running_proxy, running_simulator
 from tests.telemetry.conftest import CLAUDE, GPT
 
 from aicore_proxy.telemetry.recording import sweep
@@ -166,3 +168,41 @@ def test_the_oldest_go_first_and_what_is_not_ours_stays(tmp_path: Path) -> None:
     sweep(tmp_path, 3600.0, 250, 1000.0)
     assert {path.name for path in tmp_path.iterdir()} == {"0.recording.json", "1.recording.json", "notes.json"}
     sweep(tmp_path / "nowhere", 1.0, 1, 1000.0)
+
+
+def replayed(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "aicore_proxy", "replay", *arguments]
+    return subprocess.run(command, check=False, capture_output=True, text=True, env=environment(home), timeout=60)
+
+
+def test_a_recorded_request_can_be_sent_again(house: tuple[Simulator, Proxy, Path], tmp_path: Path) -> None:
+    simulator, proxy, folder = house
+    asked = json.dumps(body("messages", CLAUDE, simulate(text="fine wörds"), stream=True), ensure_ascii=False)
+    answer = proxy.http.post(f"{PATHS['messages']}?beta=true", content=asked.encode())
+    told = recording(folder, wanted := answer.headers["x-request-id"])
+    path = next(folder.glob(f"*-{wanted}.recording.json"))
+    way = ("--url", proxy.url, "--key", KEY)
+
+    again = replayed(tmp_path, str(path), "--show", *way)
+    assert again.returncode == 0, again.stderr
+    assert "fine wörds" in again.stdout
+    assert "then: 200" in again.stderr
+    assert "now:  200" in again.stderr
+    sent = simulator.requests()[-2:]
+    assert sent[0]["body"] == sent[1]["body"]
+    assert told["client_request"]["target"] == f"{PATHS['messages']}?beta=true"
+
+    (tmp_path / "proxy.yaml").write_text(f"record_folder: {folder}\n")
+    by_id = replayed(tmp_path, wanted, "--config", str(tmp_path / "proxy.yaml"), *way)
+    assert by_id.returncode == 0, by_id.stderr
+
+    simulator.script({"status": 429})
+    other = replayed(tmp_path, str(path), *way)
+    simulator.clear()
+    assert other.returncode == 1
+    assert "The status is another one." in other.stdout
+
+    (tmp_path / "none.json").write_text("{}")
+    assert "is no recording" in replayed(tmp_path, str(tmp_path / "none.json"), *way).stderr
+    assert "There is no recording" in replayed(tmp_path, "req_unknown", *way).stderr
+    assert "Traceback" not in replayed(tmp_path, str(path), "--url", "http://127.0.0.1:9", "--key", KEY).stderr

@@ -19,6 +19,7 @@ MODULES: Mapping[str, str] = {
     "chat": "chat",
     "bench": "bench",
     "why": "why",
+    "replay": "replay",
     "connect": "connect.command",
 }
 """A command's name -> its module in this package; the module's attribute has the command's name."""

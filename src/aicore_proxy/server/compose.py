@@ -48,7 +48,7 @@ from aicore_proxy.tasks import Supervisor
 from aicore_proxy.telemetry import logs
 from aicore_proxy.telemetry.metrics import Metrics
 from aicore_proxy.telemetry.observer import Telemetry
-from aicore_proxy.telemetry.recording import Recorder, Rules
+from aicore_proxy.telemetry.recording import Recorder, Rules, folder_of
 from aicore_proxy.telemetry.state import Owners, State
 from aicore_proxy.telemetry.surveys import Surveys
 from aicore_proxy.upstream import AiohttpUpstream, Proxies, tls_context
@@ -338,9 +338,8 @@ def timings_of(settings: Settings) -> Timings:
 def recording_of(configuration: Configuration) -> Rules:
     """What is recorded."""
     settings = configuration.settings
-    folder = settings.record_folder or (f"{configuration.state}/recordings" if configuration.state else "")
     return Rules(
-        folder=Path(folder) if folder else None,
+        folder=folder_of(settings.record_folder, configuration.state),
         keys=settings.record_keys,
         until=moment(settings.record_until) or 0.0,
         keep=settings.record_hours * 3600,

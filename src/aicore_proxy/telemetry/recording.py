@@ -37,6 +37,11 @@ _tape: ContextVar[Tape | None] = ContextVar("aicore_proxy_tape", default=None)
 """The tape of the request that the running task serves."""
 
 
+def folder_of(given: str, state: str) -> Path | None:
+    """Where recordings are kept: ``given``, else a folder of its own in ``state``; None where there is neither."""
+    return Path(given) if given else Path(state) / "recordings" if state else None
+
+
 class Rules(Struct, frozen=True):
     """What is recorded. ``folder`` None: nothing. ``keys``: names of client keys; ``*``: all. ``until``: Unix seconds,
     0: no end. ``keep``: seconds that files are kept. ``most``: bytes that they may take together."""
