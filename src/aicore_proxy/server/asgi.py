@@ -63,10 +63,10 @@ class Endpoint:
         self._refuse = refuse or (lambda request, fault: bare(fault, request.request_id))
         self._live: set[Conversation] = set()
 
-    def become(self, handler: Handler, timings: Timings, proxies: TrustedProxies) -> None:
+    def become(self, handler: Handler, timings: Timings, proxies: TrustedProxies, room: Room) -> None:
         """Hands the requests that come from now on to another Handler."""
-        self._handler, self._timings, self.proxies = handler, timings, proxies
-        self._reads = BodyReads(timings, self._room.bodies)
+        self._handler, self._timings, self.proxies, self._room = handler, timings, proxies, room
+        self._reads = BodyReads(timings, room.bodies)
 
     @property
     def live(self) -> int:

@@ -122,7 +122,7 @@ class Proxy:
             self.metrics.in_flight.inc,
             proxies=trusted_proxies(settings.trusted_proxies),
             refuse=self._refused,
-            room=asgi.Room(listen.most_requests(settings.max_requests), settings.body_memory),
+            room=room_of(settings),
         )
         self.application = build_application(
             model_api=self.endpoint,
@@ -207,7 +207,8 @@ class Proxy:
         self._queues.become(queue_limits_of(settings))
         logs.set_level(settings.log_level)
         self._recorder.rules = recording_of(configuration)
-        self.endpoint.become(self._recorder.handler(self._now.endpoints), timings_of(settings), proxies)
+        handler = self._recorder.handler(self._now.endpoints)
+        self.endpoint.become(handler, timings_of(settings), proxies, room_of(settings))
         times = DiscoveryTimes(interval=settings.discovery_interval)
         self._discovery.reconfigure(self._apis(), configuration.scopes, configuration.naming, times)
         self.metrics.reloaded(True)
@@ -323,6 +324,11 @@ def presented_key(request: Request) -> str:
     """The client key of a request to the application's own pages."""
     authorization = request.headers.get("authorization", "")
     return (authorization.partition(" ")[2] or request.headers.get("x-api-key", "")).strip()
+
+
+def room_of(settings: Settings) -> asgi.Room:
+    """What the process bears at once."""
+    return asgi.Room(listen.most_requests(settings.max_requests), settings.body_memory)
 
 
 def queue_limits_of(settings: Settings) -> QueueLimits:
