@@ -70,6 +70,7 @@ def test_near_names_are_those_one_may_have_meant() -> None:
     assert REAL.near("claude-sonet-4-5")[0] == "claude-sonnet-4-5"
     assert "gpt-5-mini" in REAL.near("gpt-5-mni")
     assert REAL.near("zzzzzzzz") == []
+    assert REAL.near("opus") == ["claude-opus-5-5", "claude-opus-4"]
 
 
 @given(st.text(max_size=300))

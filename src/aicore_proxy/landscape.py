@@ -71,11 +71,12 @@ class Catalog(Struct, frozen=True):
         return found_by(name, self.lookup)
 
     def near(self, name: str, limit: int = 5) -> list[str]:
-        """Names that a client may have meant, nearest first."""
+        """Names that a client may have meant, nearest first: those that hold its name as a word, then similar ones."""
         own = {given.strip().lower() for given in (*self.pinned, *self.naming.aliases)}
         names = {spelled: spelled if spelled in own else ways[0].model for spelled, ways in self.lookup.items() if ways}
         wanted = next(iter(spellings(name)), name)
-        found = difflib.get_close_matches(wanted, names, n=limit * 3, cutoff=0.5)
+        found = sorted((known for known in names if f"-{wanted}-" in f"-{known}-"), reverse=True)
+        found += difflib.get_close_matches(wanted, names, n=limit * 3, cutoff=0.5)
         # Each model once, in the spelling that came nearest
         spelled: dict[str, str] = {}
         for match in found:
