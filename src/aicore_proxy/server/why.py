@@ -6,6 +6,7 @@ For ``aicore-proxy why``. No content, no secrets: names, times, reasons.
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections import OrderedDict
 from itertools import count
 from typing import Any
@@ -30,7 +31,7 @@ class Why:
         self._records: OrderedDict[str, Record] = OrderedDict()
         self._numbers = count(1)
         self._waiting: dict[str, asyncio.Future[dict[str, Any]]] = {}
-        self._name = hex(id(self))
+        self._name = secrets.token_hex(8)
         peers.subscribe(ASKED, self._asked)
         peers.subscribe(TOLD, self._told)
 
