@@ -6,11 +6,15 @@ import asyncio
 import gc
 import re
 import weakref
+from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from aicore_proxy.config.settings import KeySettings, ModelPatterns, Settings, SubaccountSettings
 from aicore_proxy.gateway.keys import client_key
@@ -23,9 +27,9 @@ from aicore_proxy.server.reload import marks
 KEY = ServiceKey("eu", "sb-1", Secret("s3cr3t"), "http://127.0.0.1:9/oauth/token", "http://127.0.0.1:9", "zone")
 
 
-def configuration(**settings: Any) -> Configuration:
+def configuration(**chosen: Any) -> Configuration:
     keys = (client_key("main", "sk-main-1234"),)
-    return Configuration(Settings(**settings), keys, (KEY,), {"eu": Scope()}, direct=True)
+    return Configuration(Settings(**chosen), keys, (KEY,), {"eu": Scope()}, direct=True)
 
 
 async def test_nothing_of_a_generation_is_left_once_its_requests_are_done() -> None:
@@ -49,6 +53,53 @@ async def test_nothing_of_a_generation_is_left_once_its_requests_are_done() -> N
         assert len(proxy.supervisor) <= tasks + 4
     finally:
         await proxy.aclose()
+
+
+NAMES = st.sampled_from(["eu", "us", "ap"])
+SUBACCOUNTS = st.dictionaries(NAMES, st.tuples(st.integers(0, 1), st.integers(0, 1), st.integers(0, 1)), max_size=3)
+CLIENTS = st.dictionaries(st.sampled_from(["a", "b", "c"]), st.integers(0, 5), max_size=3)
+
+
+def built(subaccounts: Mapping[str, tuple[int, int, int]], clients: Mapping[str, int]) -> Configuration:
+    """Subaccounts by zone, client id and secret; client keys by their value."""
+    service_keys = tuple(
+        msgspec.structs.replace(
+            KEY, name=name, identity_zone_id=f"zone-{zone}", client_id=f"{name}-{zone}-{client}",
+            client_secret=Secret(f"{secret}"),
+        )
+        for name, (zone, client, secret) in subaccounts.items()
+    )  # fmt: skip
+    keys = tuple(client_key(name, f"sk-{name}-{value}") for name, value in clients.items())
+    return Configuration(Settings(), keys, service_keys, direct=True)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.tuples(SUBACCOUNTS, CLIENTS), min_size=2, max_size=8))
+def test_any_course_of_reloads_keeps_what_stays_and_nothing_else(
+    course: list[tuple[dict[str, tuple[int, int, int]], dict[str, int]]],
+) -> None:
+    async def run() -> None:
+        proxy = Proxy(built(*course[0]))
+        await proxy.start()
+        try:
+            for (before, _), (after, clients) in pairwise(course):
+                old = dict(proxy._now.tokens)
+                begun = proxy._now
+                await proxy.reload(built(after, clients))
+                tokens = proxy._now.tokens
+                assert list(tokens) == list(after)
+                assert dict(begun.tokens) == old, "requests that began keep theirs"
+                for name, (zone, _, _) in after.items():
+                    stays = name in before and before[name][0] == zone
+                    assert (tokens[name] is old.get(name)) == stays
+                assert [state.alias for state in proxy._discovery.states()] == list(after)
+                right = {f"sk-{name}-{value}" for name, value in clients.items()}
+                every = {f"sk-{name}-{value}" for name in "abc" for value in range(6)}
+                assert {key for key in every if proxy._keys.named(key) is not None} == right
+        finally:
+            await proxy.aclose()
+
+    asyncio.run(run())
 
 
 async def test_a_configuration_that_cannot_be_used_changes_nothing() -> None:
