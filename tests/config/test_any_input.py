@@ -60,7 +60,7 @@ LEGACY = {
     "port": 3001,
 }
 SOURCES: list[dict[str, Any]] = [FULL, LEGACY, yaml.safe_load(LITELLM), yaml.safe_load(ROUTER)]
-QUICK = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+QUICK = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 texts = st.text(max_size=12) | st.sampled_from(
     ["${X}", "${", "$${X}", "re:(", "~x/y", "a\0b", "\ud800", "*a", "<<", "1e9"]

@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from aicore_proxy.config.document import Place, shown
+from aicore_proxy.config.document import shown
 from aicore_proxy.config.settings import (
     FALLBACK_REASONS,
     PREFIX,
@@ -21,6 +21,7 @@ from aicore_proxy.config.settings import (
     is_loopback,
     moment,
 )
+from aicore_proxy.config.yaml_values import Place
 
 Problem: TypeAlias = tuple[Place, str]
 """Where, and words that follow the place: what is wrong, and what would be right."""

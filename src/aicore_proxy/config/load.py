@@ -17,11 +17,12 @@ from msgspec import Struct
 
 from aicore_proxy.config import legacy
 from aicore_proxy.config.checks import unfit
-from aicore_proxy.config.document import Document, Place, read_document, shown, written
+from aicore_proxy.config.document import Document, read_document, shown, written
 from aicore_proxy.config.references import resolved
 from aicore_proxy.config.secrets import SecretFiles, path_of
 from aicore_proxy.config.settings import PREFIX, Settings, SettingsError, home_of
 from aicore_proxy.config.shape import Given, kinds_of, shaped, suggestion
+from aicore_proxy.config.yaml_values import Place
 
 FILE_VARIABLE = f"{PREFIX}CONFIG"
 NAMES = ("aicore-proxy.yaml", "aicore-proxy.yml", "aicore-proxy.json")

@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from aicore_proxy.config.document import Place
 from aicore_proxy.config.shape import Given, Tell
+from aicore_proxy.config.yaml_values import Place
 
 # $${ is a ${ that stands for itself; ${NAME:-else} has a default
 _REFERENCE = re.compile(r"\$(\$\{)|\$\{([^{}]*)\}")

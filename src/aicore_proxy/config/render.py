@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 import msgspec
 import yaml
 
-from aicore_proxy.config.document import Number
 from aicore_proxy.config.settings import SECRETS, Settings
+from aicore_proxy.config.yaml_values import Number
 
 MASK = "****"
 FROM_FILES = {"api_key": "api_key_file", "key": "key_file", "service_key": "service_key_file"}

@@ -9,9 +9,10 @@ from typing import Any
 
 import msgspec
 
-from aicore_proxy.config.document import Place, printable, read_text, too_deep
+from aicore_proxy.config.document import printable, read_text
 from aicore_proxy.config.settings import KeySettings, Settings, SettingsError, SubaccountSettings
 from aicore_proxy.config.shape import Tell
+from aicore_proxy.config.yaml_values import Place, too_deep
 
 FILES = ("tls_certificate", "tls_key")
 FOLDERS = ("service_keys", "record_folder")

@@ -15,7 +15,8 @@ from typing import Any, get_args, get_origin, get_type_hints
 import msgspec
 from msgspec import Struct
 
-from aicore_proxy.config.document import Number, Place, shown, too_deep
+from aicore_proxy.config.document import shown
+from aicore_proxy.config.yaml_values import Number, Place, too_deep
 
 Tell = Callable[[Place, str], None]
 """Takes a problem: the place, and what is wrong there and would be right."""
