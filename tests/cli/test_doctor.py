@@ -299,6 +299,15 @@ def test_a_certificate_that_nobody_trusts_and_the_bundle_that_mends_it(tmp_path:
     advised(bundle, "unset SSL_CERT_FILE")
 
 
+def test_tls_where_none_is_spoken(patient: Patient) -> None:
+    patient.keys["eu"]["serviceurls"]["AI_API_URL"] = patient.simulator.url.replace("http:", "https:")
+
+    host = patient.doctor().only("ai_api_host", "failure")
+
+    assert host["data"]["stage"] == "tls"
+    advised(host, "does not speak TLS")
+
+
 def test_the_certificate_of_another_host(tmp_path: Path) -> None:
     authority = trustme.CA()
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")

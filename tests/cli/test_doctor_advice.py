@@ -42,12 +42,22 @@ def test_every_way_to_fail_has_advice(phase: Phase, proxy: str, known: bool) -> 
         ("certificate has expired", "clock is wrong"),
         ("certificate is not yet valid", "clock is wrong"),
         ("Hostname mismatch, certificate is not valid for 'x'", "Another host"),
+        ("[SSL: WRONG_VERSION_NUMBER] wrong version number", "does not speak TLS"),
+        ("[SSL] record layer failure", "does not speak TLS"),
         ("self-signed certificate in certificate chain", "inspects TLS"),
         ("unable to get local issuer certificate", "AICORE_PROXY_CA_BUNDLE"),
     ],
 )
 def test_certificates_fail_for_different_reasons(words: str, says: str) -> None:
     assert says in readable(advice.unreachable(Phase.TLS, "api.example", words, "", ""))
+
+
+def test_a_proxy_that_wants_a_password() -> None:
+    words = "The proxy refused the way to api.example with status 407."
+
+    assert "HTTPS_PROXY=http://<user>:<password>@" in readable(
+        advice.unreachable(Phase.PROXY, "api.example", words, PROXY, "HTTPS_PROXY")
+    )
 
 
 def test_every_status_has_advice() -> None:

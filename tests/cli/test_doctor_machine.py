@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import re
@@ -14,6 +15,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+import trustme
 from tests.cli.doctoring import (
     CLAUDE,
     COMMAND,
@@ -73,6 +75,23 @@ def test_a_public_address_without_a_key_and_one_that_is_not_ours(patient: Patien
 
     assert "AICORE_PROXY_API_KEY" in open_to_all.only("settings", "failure")["words"]
     advised(elsewhere.only("port", "failure"), "no address of this machine")
+
+
+@pytest.mark.parametrize(("days", "level"), [(-1, "failure"), (1, "warning"), (90, "ok")])
+def test_the_proxys_own_certificate(patient: Patient, days: int, level: str) -> None:
+    now = datetime.datetime.now(datetime.UTC)
+    issued = trustme.CA().issue_cert("proxy.example", not_after=now + datetime.timedelta(days=days, hours=1))
+    files = {"certificate": patient.home / "own.pem", "key": patient.home / "own.key"}
+    issued.cert_chain_pems[0].write_to_path(files["certificate"])
+    issued.private_key_pem.write_to_path(files["key"])
+    variables = {f"AICORE_PROXY_TLS_{name.upper()}": str(path) for name, path in files.items()}
+
+    told = patient.doctor("--no-calls", **variables).only("own_certificate", level)
+    files["key"].write_text("no key")
+    broken = patient.doctor("--no-calls", **variables).only("own_certificate", "failure")
+
+    assert level == "ok" or "Renew it" in " ".join(told["advice"])
+    advised(broken, "PEM files that belong together")
 
 
 def test_a_state_folder_that_cannot_be_written(patient: Patient) -> None:

@@ -100,7 +100,7 @@ def unreachable(phase: Phase, host: str, words: str, proxy: str, variable: str, 
     if phase is Phase.TLS:
         return (*_untrusted(host, words), *(steps(f"The way goes through the proxy {proxy}.") if proxy else ()))
     if proxy:
-        return _behind_proxy(host, proxy, variable, known=known)
+        return _behind_proxy(host, proxy, variable, words, known=known)
     if not known:
         return steps(f"""
             This machine cannot resolve the name: getent hosts {host.partition(":")[0]}. Compare it with the service
@@ -123,12 +123,18 @@ def unreachable(phase: Phase, host: str, words: str, proxy: str, variable: str, 
     )
 
 
-def _behind_proxy(host: str, proxy: str, variable: str, *, known: bool) -> Steps:
+def _behind_proxy(host: str, proxy: str, variable: str, words: str, *, known: bool) -> Steps:
     name = host.partition(":")[0]
     bypass = f"If {name} can be reached without a proxy, say so: NO_PROXY={name}"
     if not known:
         return steps(f"""
             The proxy {proxy} of {variable} has a name that this machine cannot resolve: correct or unset {variable}.
+
+            {bypass}""")
+    if "status 407" in words:
+        return steps(f"""
+            The proxy {proxy} wants a user and a password, or others than it gets:
+            {variable}=http://<user>:<password>@<host>:<port>, special characters written as %40 and the like.
 
             {bypass}""")
     return steps(f"""
@@ -145,6 +151,10 @@ def _untrusted(host: str, words: str) -> Steps:
             Either that certificate is out of its time, or this machine's clock is wrong. {CLOCK}
 
             {look}""")
+    if "wrong version" in words.lower() or "record layer" in words.lower():
+        return steps("""
+            What answers there does not speak TLS: compare scheme and port of the URL with the service key. If a proxy is
+            on the way, its own URL mostly begins with http://, also for HTTPS_PROXY.""")
     if "match" in words or "not valid for" in words:
         return steps(f"""
             Another host answers under that name: compare the URL with the service key.
@@ -243,7 +253,7 @@ def retirement(replacements: tuple[str, ...], *, pinned: bool) -> Steps:
 
 def failed_call(status: int | None, phase: Phase | None, words: str, group: str) -> Steps:
     """For a model call that failed. ``status``: of SAP's answer; ``phase``: where it failed without one."""
-    again = f"Look at it in {DEPLOYMENTS} (resource group '{group}'); stop and start it, or deploy the model anew."
+    again = f"look at it in {DEPLOYMENTS} (resource group '{group}'); stop and start it, or deploy the model anew."
     match status:
         case None:
             return _unanswered(phase, again)
@@ -253,7 +263,7 @@ def failed_call(status: int | None, phase: Phase | None, words: str, group: str)
         case 403:
             return steps(f"""
                 SAP says 403 also where there is no such deployment: it was stopped, deleted or moved, is only
-                minutes old, or is not in the resource group '{group}' (which is sent as AI-Resource-Group). {again}
+                minutes old, or is not in the resource group '{group}' (which is sent as AI-Resource-Group). So {again}
 
                 If all models say so, the tenant may not ask them. {ENTITLEMENT}""")
         case 404:

@@ -52,10 +52,6 @@ class Section:
     def count(self, level: Level) -> int:
         return sum(finding.level == level for finding in self.findings)
 
-    def failed(self, *checks: str) -> bool:
-        """Whether one of these checks failed."""
-        return any(finding.level == "failure" and finding.check in checks for finding in self.findings)
-
 
 def counted(count: int, what: str) -> str:
     """``1 scope``, ``2 scopes``."""
