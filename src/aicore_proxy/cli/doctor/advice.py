@@ -153,8 +153,8 @@ def _untrusted(host: str, words: str) -> Steps:
             {look}""")
     if "wrong version" in words.lower() or "record layer" in words.lower():
         return steps("""
-            What answers there does not speak TLS: compare scheme and port of the URL with the service key. If a proxy is
-            on the way, its own URL mostly begins with http://, also for HTTPS_PROXY.""")
+            What answers there does not speak TLS: compare scheme and port of the URL with the service key. If a proxy
+            is on the way, its own URL mostly begins with http://, also for HTTPS_PROXY.""")
     if "match" in words or "not valid for" in words:
         return steps(f"""
             Another host answers under that name: compare the URL with the service key.
