@@ -440,6 +440,27 @@ def test_no_chunk_is_too_odd(number: int, paths: list[tuple[Any, ...]], value: A
     frames(written([event for event in events if not isinstance(event, Failure)]))
 
 
+PIECES = chunk(
+    {"functionCall": {"name": "f", "willContinue": True, "partialArgs": [piece("$.a[0].b", True, stringValue="x")]}}
+)
+
+
+@given(paths=st.lists(st.sampled_from(list(places(PIECES))), min_size=1, max_size=3), value=odd)
+def test_no_piece_of_a_call_is_too_odd(paths: list[tuple[Any, ...]], value: Any) -> None:
+    body = copy.deepcopy(PIECES)
+    for path in paths:
+        node = body
+        try:
+            for key in path[:-1]:
+                node = node[key]
+            if path:
+                node[path[-1]] = copy.deepcopy(value)
+        except (KeyError, IndexError, TypeError):
+            pass
+    events = stream_events([CHUNKS[0], PIECES, body, partial({}), body, CHUNKS[5]])
+    frames(written([event for event in events if not isinstance(event, Failure)]))
+
+
 # Answers and streams tell the same
 
 texts = st.text(alphabet='ab {}"\\\n', min_size=1, max_size=8)

@@ -34,11 +34,10 @@ class Gathering:
     def taken(self, part: Mapping[str, Json]) -> Mapping[str, Json] | None:
         """``part`` itself, or the whole call that it ends; None while more of that is to come."""
         call = _of(part, "functionCall")
-        if self._part is None and not (call and (_of(call, "willContinue") or _of(call, "partialArgs"))):
+        if not isinstance(call, dict):
             return part
-        if call is None:
+        if self._part is None and not (_of(call, "willContinue") or _of(call, "partialArgs")):
             return part
-        call = as_object(call)
         self._begin(part, call)
         for piece in as_objects(_of(call, "partialArgs")):
             self._add(piece)
