@@ -1,5 +1,6 @@
 # make run   serve (set-up included)        make test  every test (set-up included)
 # make lint  formatter, linter, types, imports          make lock  renew requirements.lock (needs uv)
+# make test-rows  every row of docs/reliability.md, the long ones too
 # make test-chaos   minutes of faults of every kind (CHAOS_SECONDS, CHAOS_SEED)
 # make bench compare with nginx and LiteLLM, write docs/benchmarks.md (half an hour; ARGS=--quick: a few minutes)
 PYTHON ?= $(shell for v in 3.13 3.14 3.12 3.15 3.11; do python$$v -c '' 2>/dev/null && { echo python$$v; exit; }; done; echo python3)
@@ -8,7 +9,7 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check --quiet install
 ARGS ?=
 
-.PHONY: run test test-chaos lint bench format lock clean
+.PHONY: run test test-rows test-chaos lint bench format lock clean
 .DEFAULT_GOAL := run
 
 # The marker in the lock file parts what serves from what tests.
@@ -31,6 +32,9 @@ run: $(VENV)/.served
 
 test: $(VENV)/.tested
 	@$(BIN)/python scripts/test.py $(ARGS)
+
+test-rows: $(VENV)/.tested
+	@$(BIN)/python -m pytest -q tests/reliability $(ARGS)
 
 test-chaos: $(VENV)/.tested
 	@CHAOS_SECONDS=$${CHAOS_SECONDS:-120} $(BIN)/python -m pytest -q -s tests/chaos $(ARGS)

@@ -96,7 +96,7 @@ def main() -> int:
     if len(sys.argv) > 1:
         return subprocess.run([sys.executable, "-m", "pytest", *sys.argv[1:]], cwd=ROOT, check=False).returncode
     results = [covered()]
-    results.append(run("Timed tests", sys.executable, "-m", "pytest", "-q", "-m", "timed and not fuzz and not sdk"))
+    results.append(run("Timed tests", sys.executable, "-m", "pytest", "-q", "-m", "timed and not fuzz and not sdk and not rows"))
     results.append(run("Fuzz", sys.executable, "-m", "pytest", "-q", "-m", "fuzz", allowed=(0,)))
     others = interpreters()
     results += [elsewhere(version, python) for version, python in others.items()]

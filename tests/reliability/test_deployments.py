@@ -348,3 +348,21 @@ def test_d29_a_flapping_deployment_is_asked_less_each_time(tmp_path: Path) -> No
         assert 5 <= failures[0] <= 8
         assert sum(failures[2:]) <= sum(failures[:2])
         assert sum(failures) <= 24
+
+
+@pytest.mark.timed
+@pytest.mark.rows
+def test_an_open_deployment_that_was_stopped_is_noticed_without_a_request(tmp_path: Path) -> None:
+    with running_house(tmp_path, breaker_open_time="60", probe_interval="0.5") as house:
+        house.simulator.script({"status": 500}, "sub-0")
+        assert {house.ask().status_code for _ in range(30)} == {200}
+        gone = next(
+            d["id"] for d in house.simulator.state()["subaccounts"]["sub-0"]["deployments"] if d["model"] == "gpt-5"
+        )
+        time.sleep(10.5)  # looks on demand are ten seconds apart
+        url = f"{house.simulator.url}/_simulator/deployments/{gone}"
+        httpx2.patch(url, json={"status": "STOPPED"}, trust_env=False).raise_for_status()
+        deadline = time.monotonic() + 14
+        while f'deployment="{gone}"' in house.proxy.http.get("/metrics").text:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)

@@ -29,6 +29,7 @@ from aicore_proxy.landscape import Catalog, Deployment
 from aicore_proxy.protocol.dialects import Dialect, anthropic_messages, gemini, openai_chat
 from aicore_proxy.protocol.envelope import Envelope
 from aicore_proxy.protocol.fault import Fault
+from aicore_proxy.routing.breaker import State as BreakerState
 from aicore_proxy.routing.router import Router
 from aicore_proxy.sap.ai_api import AiApi
 from aicore_proxy.sap.credentials import ServiceKey
@@ -169,6 +170,7 @@ class Proxy:
         for tokens in self._now.tokens.values():
             tokens.start()
         self._discovery.start()
+        self.supervisor.start("probes", self._probe())
         self.supervisor.start("recordings", self._recorder.watch())
         self.supervisor.start("surveys", self._surveys.watch(self._surveyed, lambda: self.settings.survey_interval))
 
@@ -233,6 +235,16 @@ class Proxy:
 
     def _look_soon(self, deployment: Deployment) -> None:
         self._discovery.refresh_soon(deployment.subaccount)
+
+    async def _probe(self) -> None:
+        """Looks at SAP, free of charge, for what fails: it may have been stopped, moved or deleted."""
+        while True:
+            await asyncio.sleep(self.settings.probe_interval)
+            states = self._now.router.health.states(time.monotonic())
+            failing = {identity for identity, state in states.items() if state is not BreakerState.CLOSED}
+            for deployment in self.landscape.catalog.deployments() if failing else ():
+                if deployment.id in failing:
+                    self._look_soon(deployment)
 
     def _surveyed(self) -> list[tuple[AiApi, TokenProvider, Scope]]:
         scopes, tokens = self.configuration.scopes, self._now.tokens
