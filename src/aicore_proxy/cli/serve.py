@@ -178,7 +178,7 @@ class Greeting:
         click.echo(f"Models: {', '.join(models)}")
         body = f'{{"model": "{models[0]}", "messages": [{{"role": "user", "content": "Hello!"}}]}}'
         click.echo(
-            f"Try: curl {self._url}/v1/chat/completions -H 'Authorization: Bearer {self._key}' "
+            f'Try: curl {self._url}/v1/chat/completions -H "Authorization: Bearer {self._key}" '
             f"-H 'Content-Type: application/json' -d '{body}'"
         )
 
