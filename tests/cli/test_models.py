@@ -108,10 +108,13 @@ def test_aliases_and_pinned_names_of_the_configuration(patient: Patient) -> None
     file = patient.home / "proxy.json"
     file.write_text(json.dumps(configuration))
 
-    models = {model["model"]: model["names"] for model in listed(patient, "--config", str(file))["models"]}
+    there = {"AICORE_PROXY_SERVICE_KEYS": ""}  # the file names the subaccounts
+    models = {model["model"]: model["names"] for model in listed(patient, "--config", str(file), **there)["models"]}
 
     assert models == {"gpt-5": ["team-gpt"], "gemini-2.5-flash": ["fast"]}
-    assert [m["model"] for m in listed(patient, "fast", "--config", str(file))["models"]] == ["gemini-2.5-flash"]
+    assert [m["model"] for m in listed(patient, "fast", "--config", str(file), **there)["models"]] == [
+        "gemini-2.5-flash"
+    ]
 
 
 def test_a_subaccount_that_fails_hides_nothing_of_the_others(patient: Patient) -> None:
