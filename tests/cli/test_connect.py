@@ -37,7 +37,7 @@ class Person:
         self.here.mkdir()
         self.url = proxy.url
         self.environ = environment(home, AICORE_PROXY_PORT=str(proxy.port), AICORE_PROXY_API_KEY=KEY)
-        for name in ("XDG_CONFIG_HOME", "CLAUDE_CONFIG_DIR", "OPENCODE_CONFIG", *TOOLS["claude-code"].before):
+        for name in ("XDG_CONFIG_HOME", "CLAUDE_CONFIG_DIR", "OPENCODE_CONFIG", *TOOLS["aider"].before):
             self.environ.pop(name, None)
 
     def connect(self, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
@@ -76,7 +76,7 @@ def test_claude_code_s_models_are_all_served(person: Person, proxy: Proxy) -> No
     env = json.loads(person.file("claude-code").read_text())["env"]
     assert env["ANTHROPIC_BASE_URL"] == person.url
     assert env["ANTHROPIC_AUTH_TOKEN"] == KEY
-    named = {value for name, value in env.items() if name.endswith("_MODEL")}
+    named = {value for name, value in env.items() if name.endswith("_MODEL") and value}
     assert named == {"claude-sonnet-5-5", "claude-opus-5-5", "claude-haiku-5-5"}
     for model in named:
         body = {"model": model, "max_tokens": 50, "messages": [{"role": "user", "content": "Hi"}]}
@@ -161,11 +161,12 @@ def test_what_was_there_is_kept_and_undone_byte_for_byte(person: Person) -> None
     path.chmod(0o644)
     done = person.connect("claude-code", "--write")
     assert done.returncode == 0, done.stderr
-    assert "Taken out, since it would lead elsewhere: env.ANTHROPIC_API_KEY, apiKeyHelper" in done.stderr
+    assert "Switched off, since it would lead elsewhere: env.ANTHROPIC_API_KEY, apiKeyHelper" in done.stderr
     assert "sk-ant-other" not in done.stderr
     written = json.loads(path.read_text())
     assert (written["theme"], written["permissions"]) == ("dark", {"allow": ["Bash(ls:*)"]})
     assert written["env"]["MY_OWN"] == "1"
+    assert written["env"]["ANTHROPIC_API_KEY"] == "", "it counts more than one that is set in a shell"
     assert written["env"]["ANTHROPIC_MODEL"] == "claude-sonnet-5-5"
     assert "apiKeyHelper" not in written
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -263,10 +264,11 @@ def test_opencode_s_commented_file_is_the_one_that_is_changed(person: Person) ->
 def test_what_else_has_a_say_is_told(person: Person) -> None:
     (person.here / ".claude").mkdir()
     (person.here / ".claude" / "settings.local.json").write_text("{}")
-    done = person.connect("claude-code", "--no-test", ANTHROPIC_API_KEY="sk-ant-secret")
-    assert "Note: ANTHROPIC_API_KEY is set in this shell: unset it, or it may come first." in done.stderr
-    assert f"Note: {person.here}/.claude/settings.local.json comes before" in done.stderr
-    assert "sk-ant-secret" not in done.stderr
+    claude = person.connect("claude-code", "--no-test")
+    assert f"Note: {person.here}/.claude/settings.local.json comes before, where it sets the same." in claude.stderr
+    aider = person.connect("aider", "--no-test", AIDER_OPENAI_API_KEY="sk-secret")
+    assert "Note: AIDER_OPENAI_API_KEY is set in this shell: unset it, or it may come first." in aider.stderr
+    assert "sk-secret" not in aider.stderr
 
 
 def test_cursor_needs_a_public_address(person: Person) -> None:
@@ -321,7 +323,7 @@ def test_where_only_one_model_is_deployed_it_does_everything(tmp_path: Path) -> 
         assert done.returncode == 0, done.stderr
         assert "Only one model is deployed, so it makes titles and summaries too." in done.stderr
         env = json.loads(person.file("claude-code").read_text())["env"]
-        assert {value for name, value in env.items() if name.endswith("_MODEL")} == {"gpt-4o"}
+        assert {value for name, value in env.items() if name.endswith("_MODEL") and value} == {"gpt-4o"}
         opencode = person.connect("opencode", "--write")
         assert opencode.returncode == 0, opencode.stderr
         assert list(json.loads(person.file("opencode").read_text())["provider"]) == ["aicore"]
@@ -406,3 +408,20 @@ def test_the_real_tool_works_with_what_was_written(
     answers = [json.loads(line) for line in proxy.lines[before:] if '"request"' in line]
     assert answers
     assert {answer["status"] for answer in answers} == {200}, "every call that the tool makes by itself is answered"
+
+
+@pytest.mark.sdk
+def test_claude_code_s_own_names_are_all_served_where_one_model_is_deployed(tmp_path: Path) -> None:
+    program = real("claude")
+    landscape = {"subaccounts": [{"name": "only", "models": ["gpt-4o"]}]}
+    with running_simulator(tmp_path, landscape=landscape) as simulator, running_proxy(tmp_path, simulator) as proxy:
+        person = Person(tmp_path, proxy)
+        assert person.connect("claude-code", "--write").returncode == 0
+        person.environ |= {"ANTHROPIC_API_KEY": "sk-ant-other", "CLAUDE_CODE_USE_BEDROCK": "1"}
+        before = len(proxy.lines)
+        for name in ("default", "opus", "sonnet", "haiku", "fable", "opusplan"):
+            done = driven(person, program, "-p", "Hello", "--model", name, "--dangerously-skip-permissions")
+            assert done.returncode == 0, f"{name}: {done.stdout}{done.stderr}"
+            assert "This is gpt-4o, simulated." in done.stdout
+        answers = [json.loads(line) for line in proxy.lines[before:] if '"request"' in line]
+        assert {answer["status"] for answer in answers} == {200}

@@ -120,7 +120,7 @@ def _write(tool: Tool, plan: Plan, wish: Wish) -> None:
     edits = tool.edits(plan)
     try:
         merged = form.merge(text, edits)
-        gone = [".".join(edit.path) for edit in edits if edit.value is None and _stands(form.read(text), edit.path)]
+        gone = [".".join(edit.path) for edit in edits if not edit.value and _stands(form.read(text), edit)]
     except FormatError as error:
         raise FileError(f"{path} {error}. It stays as it is.") from None
     done = _backups().write(path, merged.encode())
@@ -130,7 +130,7 @@ def _write(tool: Tool, plan: Plan, wish: Wish) -> None:
     _say(f"{tool.title}: settings for {plan.url} written to {done.path}")
     _say("It holds the key, so only you may read it.")
     if gone:
-        _say(f"Taken out, since it would lead elsewhere: {', '.join(gone)}")
+        _say(f"Switched off, since it would lead elsewhere: {', '.join(gone)}")
     before = f"What was there before is in {done.backup}. " if done.backup else ""
     _say(f"{before}To undo: {_again(tool, wish)} --undo")
 
@@ -144,12 +144,13 @@ def _text(path: Path) -> str:
         raise FileError(f"{path} cannot be read: {error.strerror or error}.") from None
 
 
-def _stands(value: object, path: Sequence[str]) -> bool:
-    for key in path:
+def _stands(value: object, edit: Edit) -> bool:
+    """Whether there is something that the edit takes away."""
+    for key in edit.path:
         if not isinstance(value, dict) or key not in value:
             return False
         value = value[key]
-    return True
+    return bool(value != edit.value)
 
 
 def _again(tool: Tool, wish: Wish) -> str:

@@ -28,8 +28,8 @@ class Tool(Struct, frozen=True):
     ``file``: its settings file, of environment and working directory; None: it keeps settings where only it can write
     them, and ``steps`` tell a person what to do. ``form``: the file's format. ``edits``: what the file must hold.
     ``roles``: the models that it asks, and what for. ``before``: variables of the environment that come before the
-    file; ``nearer``: files in the working directory that do. ``public``: its requests come from its maker's servers,
-    which cannot reach this machine's own addresses.
+    file; ``nearer``: other files that do, of the working directory or of the machine. ``public``: its requests come
+    from its maker's servers, which cannot reach this machine's own addresses.
     """
 
     name: str
@@ -63,13 +63,13 @@ def _claude_code(plan: Plan) -> list[Edit]:
         "ANTHROPIC_SMALL_FAST_MODEL": models.haiku,
         "CLAUDE_CODE_ENABLE_GATEWAY_MODEL_DISCOVERY": "1",
     }
-    edits = [Edit(("env", name), value) for name, value in variables.items()]
-    # Each of these would send requests elsewhere, or another key along
+    # Each of these would send requests elsewhere, or another key along: empty here counts more than set in a shell
     elsewhere = (
         "ANTHROPIC_API_KEY", "CLAUDE_CODE_USE_BEDROCK", "CLAUDE_CODE_USE_VERTEX", "CLAUDE_CODE_USE_FOUNDRY",
         "CLAUDE_CODE_SUBAGENT_MODEL",
     )  # fmt: skip
-    return [*edits, *(Edit(("env", name), None) for name in elsewhere), Edit(("apiKeyHelper",), None)]
+    edits = [Edit(("env", name), value) for name, value in (variables | dict.fromkeys(elsewhere, "")).items()]
+    return [*edits, Edit(("apiKeyHelper",), None)]
 
 
 def _claude_code_file(environ: Mapping[str, str], _: Path) -> Path:
@@ -222,11 +222,7 @@ TOOLS = {
             file=_claude_code_file,
             form="json",
             query="?beta=true",
-            nearer=(".claude/settings.json", ".claude/settings.local.json"),
-            before=(
-                "ANTHROPIC_BASE_URL", "ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_API_KEY", "ANTHROPIC_MODEL",
-                "CLAUDE_CODE_USE_BEDROCK", "CLAUDE_CODE_USE_VERTEX", "CLAUDE_CODE_USE_FOUNDRY",
-            ),
+            nearer=(".claude/settings.json", ".claude/settings.local.json", "/etc/claude-code/managed-settings.json"),
         ),
         Tool(
             name="opencode",
@@ -251,8 +247,10 @@ TOOLS = {
             file=lambda environ, _: home_of(environ) / ".aider.conf.yml",
             form="yaml",
             nearer=(".aider.conf.yml",),
-            before=("AIDER_MODEL", "AIDER_WEAK_MODEL", "AIDER_EDITOR_MODEL", "AIDER_OPENAI_API_BASE",
-                       "AIDER_OPENAI_API_KEY"),
+            before=(
+                "AIDER_MODEL", "AIDER_WEAK_MODEL", "AIDER_EDITOR_MODEL", "AIDER_OPENAI_API_BASE",
+                "AIDER_OPENAI_API_KEY",
+            ),
         ),
         Tool(
             name="cline",
