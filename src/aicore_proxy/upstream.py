@@ -224,14 +224,14 @@ class AiohttpUpstream:
             raise UpstreamError(Phase.CONNECT, "The client is closed.")
         if self._pool is None:
             self._pool = self._open(pooled=True)
-        exchange = _Exchange(asyncio.get_running_loop(), request)
+        loop = asyncio.get_running_loop()
         try:
-            return await self._attempt(self._pool, exchange)
+            return await self._attempt(self._pool, request, _Exchange(loop, request))
         except _StaleConnectionError:
             self.stale_retries += 1
         if self._single is None:
             self._single = self._open(pooled=False)
-        return await self._attempt(self._single, _Exchange(exchange.loop, request))
+        return await self._attempt(self._single, request, _Exchange(loop, request))
 
     async def close(self) -> None:
         """Ends all connections, also those in use."""
@@ -256,8 +256,9 @@ class AiohttpUpstream:
         session._retry_connection = False  # noqa: SLF001
         return session
 
-    async def _attempt(self, session: aiohttp.ClientSession, exchange: _Exchange) -> AiohttpResponse:
-        request = exchange.request
+    async def _attempt(
+        self, session: aiohttp.ClientSession, request: UpstreamRequest, exchange: _Exchange
+    ) -> AiohttpResponse:
         headers = CIMultiDict(request.headers)
         data: bytes | AsyncIterator[memoryview] | None = request.body
         if request.body is not None and len(request.body) > PIECE_SIZE:
@@ -329,7 +330,7 @@ class AiohttpResponse:
         if content.total_bytes == self._taken and not content.is_eof():
             self._waits_since = self._exchange.loop.time()
             if self._timer is None:
-                self._arm(self._exchange.request.timeouts.between_bytes)
+                self._arm(self._exchange.timeouts.between_bytes)
         try:
             piece = await content.readany()
         except (aiohttp.ClientError, OSError, RuntimeError):
@@ -375,7 +376,7 @@ class AiohttpResponse:
         self._end()
         exchange = self._exchange
         if exchange.timed_out:
-            seconds = exchange.request.timeouts.between_bytes
+            seconds = exchange.timeouts.between_bytes
             return UpstreamError(Phase.BETWEEN_BYTES_TIMEOUT, f"{exchange.host} sent nothing for {seconds:g} s.")
         how = "reset the connection" if exchange.reset else "stopped"
         return UpstreamError(Phase.BODY, f"{exchange.host} {how} in the middle of its answer.")
@@ -390,7 +391,7 @@ class AiohttpResponse:
 
     def _check(self) -> None:
         """One timer per answer, however many pieces: it looks how long the reader has been waiting by now."""
-        limit = self._exchange.request.timeouts.between_bytes
+        limit = self._exchange.timeouts.between_bytes
         waited = self._exchange.loop.time() - self._waits_since if self._waits_since else 0.0
         if waited < limit:
             self._arm(limit - waited)
@@ -434,15 +435,20 @@ class _StaleConnectionError(Exception):
 
 
 class _Exchange:
-    """One request on its connection. Owned by the attempt that made it; the connector fills it in."""
+    """One request on its connection. Owned by the attempt that made it; the connector fills it in.
+
+    Holds nothing of the body: a connection keeps the context that it was opened in, and so this, for all its life.
+    """
 
     __slots__ = (
-        "_due", "_timer", "connection", "fresh", "loop", "request", "started", "timed_out", "transport", "uploading",
+        "_due", "_timer", "_url", "connection", "fresh", "loop", "started", "timed_out", "timeouts", "transport",
+        "uploading",
     )  # fmt: skip
 
     def __init__(self, loop: asyncio.AbstractEventLoop, request: UpstreamRequest) -> None:
         self.loop = loop
-        self.request = request
+        self.timeouts = request.timeouts
+        self._url = request.url
         self.started = loop.time()
         self.fresh = False
         self.timed_out = False
@@ -454,7 +460,7 @@ class _Exchange:
 
     @property
     def host(self) -> str:
-        url = URL(self.request.url)
+        url = URL(self._url)
         return url.host_port_subcomponent or "The upstream"
 
     @property
@@ -467,7 +473,7 @@ class _Exchange:
         self.transport = connection.transport
         self.fresh = not self.connection.used
         self.connection.used = True
-        self._arm(self.request.timeouts.first_byte)
+        self._arm(self.timeouts.first_byte)
 
     def _arm(self, seconds: float) -> None:
         self._due = self.loop.time() + seconds
@@ -502,7 +508,7 @@ class _Exchange:
             self.transport.abort()
 
     def failed(self, error: Exception) -> UpstreamError | _StaleConnectionError:
-        host, timeouts = self.host, self.request.timeouts
+        host, timeouts = self.host, self.timeouts
         if self.timed_out:
             return UpstreamError(Phase.FIRST_BYTE_TIMEOUT, f"{host} did not answer within {timeouts.first_byte:g} s.")
         match error:
