@@ -208,3 +208,37 @@ def test_a_deployment_that_is_listed_but_gone(patient: Patient) -> None:
     assert report.at("model_calls") == [], "the others answer"
     assert {f["data"]["deployment"] for f in bad} == {gpt["id"]}
     advised(bad[0], "stopped or deleted a moment ago")
+
+
+def listed(**members: Any) -> dict[str, Any]:
+    """An AI API that answers everything with one odd resource."""
+    odd = {"id": "d-odd", "resourceGroupId": "default", "model": "gpt-5", "status": "RUNNING", **members}
+    return {"body": {"count": 1, "resources": [odd]}}
+
+
+def running(name: Any, version: Any = "latest") -> dict[str, Any]:
+    return {"resources": {"backendDetails": {"model": {"name": name, "version": version}}}}
+
+
+HOSTILE: list[dict[str, Any]] = [
+    listed(id="../../x y\u202e", details=running("gpt-5")),
+    listed(deploymentUrl="javascript:alert(1)", details=running("gpt-5")),
+    listed(deploymentUrl="https://127.0.0.1:1/other", details=running("gpt-5")),
+    listed(details=running("x" * 5000 + "\x1b[2J")),
+    listed(details=running("gpt-5", {"a": 1}), status=7, targetStatus=[], createdAt=None),
+    listed(details=running("gpt-5"), versions=[{"name": 3, "isLatest": "yes", "retirementDate": "soon"}, None, "x"]),
+    listed(details=running("gpt-5"), versions=[{"name": "1", "isLatest": True, "retirementDate": "9999-99-99"}]),
+    listed(details="none", scenarioId=5, configurationId={}),
+    {"body": {"count": "many", "resources": {}}},
+    {"body": []},
+    {"body": "null"},
+]
+
+
+def test_whatever_the_ai_api_says_is_a_finding_and_no_traceback(tmp_path: Path) -> None:
+    report = ill(tmp_path, HOSTILE, "ai_api")
+
+    assert report.value["complete"] is True
+    for number in range(len(HOSTILE)):
+        assert report.of(f"s{number}").only("token", "ok")
+    assert report.at("model_call", "ok") == [], "none of these can be called"
