@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+import trustme
 from tests.cli.terminal import COMMAND, Terminal, terminal
-from tests.end_to_end.conftest import KEY, Proxy, Simulator, environment
+from tests.end_to_end.conftest import KEY, Proxy, Simulator, environment, started, stopped
 
 LONG = {"events": 400, "rate": 40}
 """A stream of ten seconds."""
@@ -82,6 +83,39 @@ def test_errors_are_sentences(environ: dict[str, str], tmp_path: Path) -> None:
     for done in (unknown, wrong, nobody, nonsense, keyless):
         assert done.returncode == 1
         assert "Traceback" not in done.stderr
+
+
+def test_tls_and_its_mistakes(environ: dict[str, str], simulator: Simulator, tmp_path: Path) -> None:
+    authority = trustme.CA()
+    authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "both.pem"))
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    tls = {"tls_certificate": str(tmp_path / "both.pem"), "tls_key": str(tmp_path / "both.pem")}
+    (tmp_path / "keys").mkdir()
+    for name, key in simulator.service_keys().items():
+        (tmp_path / "keys" / f"{name}.json").write_text(json.dumps(key))
+    settings = {f"AICORE_PROXY_{name.upper()}": value for name, value in tls.items()}
+    serving = environment(
+        tmp_path, AICORE_PROXY_SERVICE_KEYS=str(tmp_path / "keys"), AICORE_PROXY_API_KEY=KEY, AICORE_PROXY_PORT="0",
+        **settings,
+    )  # fmt: skip
+    process, _, line = started([*COMMAND, "serve"], serving, "Try: ")
+    try:
+        port = re.findall(r"https?://[^:]+:(\d+)", line)[0]
+        asked = ("gpt-5", "Hello", "--url")
+        trusted = chat({**environ, "SSL_CERT_FILE": str(tmp_path / "ca.pem")}, *asked, f"https://localhost:{port}/v1")
+        assert trusted.stdout == "This is gpt-5, simulated. You said: Hello\n", trusted.stderr
+        foreign = chat(environ, *asked, f"https://localhost:{port}")
+        assert foreign.stderr.startswith(f"Error: The certificate of https://localhost:{port} is not trusted: ")
+        assert "set SSL_CERT_FILE" in foreign.stderr
+        plain = chat(environ, *asked, f"localhost:{port}")
+        assert plain.stderr == f"Error: http://localhost:{port} does not answer in HTTP: is it https://?\n"
+    finally:
+        stopped(process)
+    other = environ["AICORE_PROXY_PORT"]
+    secure = chat(environ, *asked, f"https://127.0.0.1:{other}")
+    assert re.fullmatch(r"Error: https://\S+ does not speak TLS as it should \(\S+\): is it http://\?\n", secure.stderr)
+    nowhere = chat(environ, *asked, "http://proxy.invalid")
+    assert nowhere.stderr.startswith("Error: No answer from http://proxy.invalid: there is no such host.")
 
 
 @pytest.mark.parametrize("protocol", ["chat", "messages"])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import socket
+import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
@@ -223,6 +225,14 @@ def _refusal(error: urllib.error.HTTPError) -> str:
 
 
 def _unreachable(url: str, error: Exception) -> str:
+    reason = error.reason if isinstance(error, urllib.error.URLError) else error
+    if isinstance(reason, ssl.SSLCertVerificationError):
+        words = f"The certificate of {url} is not trusted: {reason.verify_message}."
+        return f"{words} For an authority of your own set SSL_CERT_FILE; the URL must have the certificate's name."
+    if isinstance(reason, ssl.SSLError):
+        return f"{url} does not speak TLS as it should ({reason.reason or reason}): is it http://?"
+    if isinstance(error, http.client.RemoteDisconnected | http.client.BadStatusLine | ConnectionResetError):
+        return f"{url} does not answer in HTTP: is it https://?"
     return f"No answer from {url}: {_reason(error)}. Is the proxy running? Start it with: aicore-proxy serve"
 
 
@@ -231,6 +241,8 @@ def _reason(error: Exception) -> str:
         error = error.reason
     if isinstance(error, TimeoutError):
         return "it took too long"
+    if isinstance(error, socket.gaierror):
+        return "there is no such host"
     if isinstance(error, OSError):
         return (error.strerror or str(error) or type(error).__name__).rstrip(".")
     return f"it is not HTTP ({type(error).__name__})"
