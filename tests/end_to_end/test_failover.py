@@ -148,3 +148,12 @@ async def test_turns_are_exact_under_concurrency_through_every_endpoint(
             assert Counter(statuses) == {200: 1000}
             after = simulator.received_by_subaccount(model)
             assert {place: after[place] - before[place] for place in after} == dict.fromkeys(after, 250)
+
+
+def test_answers_explain_themselves_unless_they_are_not_to(tmp_path: Path, simulator: Simulator) -> None:
+    with running_proxy(tmp_path, simulator, explain="false") as proxy:
+        asked = body("messages", GPT, "Hello!", top_k=5)
+        answer = proxy.http.post(PATHS["messages"], json=asked)
+
+    assert answer.status_code == 200
+    assert [name for name in answer.headers if name.startswith("x-aicore-proxy-")] == ["x-aicore-proxy-dropped"]

@@ -188,6 +188,8 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     """Then, for the answers that are in flight; what is not done by then ends with an error."""
     cors_origins: str = ""
     """Origins that browsers may call from, separated by commas; ``*``: all. Empty: none."""
+    explain: bool = True
+    """Whether answers say in headers who answered, after how many attempts, and what the proxy itself took."""
     openapi: bool = True
     """Whether the OpenAPI page is served (at /docs)."""
     log_level: str = "info"

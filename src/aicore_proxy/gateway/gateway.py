@@ -121,6 +121,7 @@ class Gateway:
         body_limit: int,
         deadline: float,
         sticky: Callable[[str], bool] = lambda _: False,
+        explains: bool = True,
         fallbacks: Fallbacks | None = None,
     ) -> None:
         self._keys = keys
@@ -131,6 +132,7 @@ class Gateway:
         self._body_limit = body_limit
         self._deadline = deadline
         self._sticky = sticky
+        self._explains = explains
         self._fallbacks = fallbacks or Fallbacks()
         self._started = int(time.time())
 
@@ -290,21 +292,28 @@ class Gateway:
     def _head(self, account: Account, call: Call, fields: Fields) -> Head:
         """Status and fields of an answer, at the moment when it is known who answered."""
         account.answers()
-        told: list[tuple[str, str]] = [("x-aicore-proxy-model", call.sap_model)]
+        told = explanation(call, account.overhead) if self._explains else []
+        # These two say that the answer is not quite what was asked for: they are always told
         if call.fallback:
             told.append(("x-aicore-proxy-fallback", call.fallback))
-        if call.attempts:
-            serving = call.attempts[-1]
-            told.append(("x-aicore-proxy-attempts", str(serving.number)))
-            told.append(("x-aicore-proxy-subaccount", serving.deployment.subaccount))
-            told.append(("x-aicore-proxy-deployment", serving.deployment.id))
-            if serving.warm is not None:
-                told.append(("x-aicore-proxy-affinity", "hit" if serving.warm else "miss"))
-            if lost := ", ".join(dict.fromkeys(loss.field for loss in serving.losses)):
-                told.append((DROPPED, printable(lost)))
-        if account.overhead is not None:
-            told.append(("x-aicore-proxy-overhead-ms", f"{account.overhead * 1000:.2f}"))
+        if call.attempts and (losses := call.attempts[-1].losses):
+            told.append((DROPPED, printable(", ".join(dict.fromkeys(loss.field for loss in losses)))))
         return Head(200, (*fields, *ids(call.dialect, call.id), *told))
+
+
+def explanation(call: Call, overhead: float | None) -> list[tuple[str, str]]:
+    """Headers that tell who answered, and how it came to that."""
+    told = [("x-aicore-proxy-model", call.sap_model)]
+    if call.attempts:
+        serving = call.attempts[-1]
+        told.append(("x-aicore-proxy-attempts", str(serving.number)))
+        told.append(("x-aicore-proxy-subaccount", serving.deployment.subaccount))
+        told.append(("x-aicore-proxy-deployment", serving.deployment.id))
+        if serving.warm is not None:
+            told.append(("x-aicore-proxy-affinity", "hit" if serving.warm else "miss"))
+    if overhead is not None:
+        told.append(("x-aicore-proxy-overhead-ms", f"{overhead * 1000:.2f}"))
+    return told
 
 
 def refused(endpoint: Endpoint, fault: Fault, account: Account) -> Reply:

@@ -315,6 +315,7 @@ class Proxy:
             body_limit=settings.body_limit,
             deadline=settings.deadline,
             sticky=sticky,
+            explains=settings.explain,
             fallbacks=Fallbacks(settings.routing.fallbacks, settings.routing.fallback_on),
         )
         endpoints = Endpoints(gateway, DIALECTS, {"/v1/messages": thread_refused})
