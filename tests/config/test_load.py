@@ -361,6 +361,44 @@ def test_yaml_is_read_as_people_mean_it(tmp_path: Path) -> None:
     assert [(key.name, key.owner) for key in keys] == [("a", "me"), ("b", "me")]
 
 
+def test_members_of_a_service_key_are_texts_whatever_the_format(tmp_path: Path) -> None:
+    members = '{"clientid": 12, "clientsecret": 0.5, "url": "u", "x": [true, null, {"y": 1e400}]}'
+    wanted = {"clientid": "12", "clientsecret": "0.5", "url": "u", "x": [True, None, {"y": "inf"}]}
+    (tmp_path / "key.json").write_text(members)
+    first, second = f'{{"name": "a", "service_key": {members}}}', '{"name": "b", "service_key_file": "key.json"}'
+    text = f'{{"subaccounts": [{first}, {second}]}}'
+    for one in loaded(tmp_path, text, "aicore-proxy.json").settings.subaccounts:
+        assert one.service_key == wanted
+    (tmp_path / "aicore-proxy.json").unlink()
+    found = loaded(tmp_path, "subaccounts: [{name: a, service_key: {clientid: 0012, clientsecret: 1e5}}]").settings
+    assert found.subaccounts[0].service_key == {"clientid": "0012", "clientsecret": "1e5"}
+
+
+def test_both_files_and_plain_secrets_are_one_too_many(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("a-key-of-ours")
+    (tmp_path / "list.json").write_text("[]")
+    text = """
+subaccounts:
+  - {name: a, service_key: {clientid: b}, service_key_file: key}
+  - {name: b, service_key_file: list.json}
+  - {name: c, service_key: "[]"}
+keys:
+  - {name: a, key: a-key-of-ours, key_file: key}
+  - {name: b}
+routing: {fallback_on: [boredom], strategies: {"re:(": auto}, tiers: {a: 5000}}
+"""
+    assert problems(tmp_path, text) == [
+        "aicore-proxy.yaml:3: subaccounts[0].service_key_file and service_key: one of them, not both.",
+        "aicore-proxy.yaml:4: subaccounts[1].service_key_file is not a service key, which is a JSON object: list.json.",
+        "aicore-proxy.yaml:5: subaccounts[2].service_key must be names with values, or a text of JSON with them.",
+        "aicore-proxy.yaml:7: keys[0] needs one of key, key_file and hash.",
+        "aicore-proxy.yaml:8: keys[1] needs one of key, key_file and hash.",
+        "aicore-proxy.yaml:9: routing.strategies.re:( is not a regular expression after re:.",
+        "aicore-proxy.yaml:9: routing.tiers.a must be between -1000 and 1000.",
+        "aicore-proxy.yaml:9: routing.fallback_on[0] must be one of overload, context_too_long, content_filter.",
+    ]
+
+
 def test_a_user_without_a_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert load({"HOME": ""}).settings == Settings()

@@ -11,7 +11,7 @@ import msgspec
 
 from aicore_proxy.config.document import printable, read_text
 from aicore_proxy.config.settings import KeySettings, Settings, SettingsError, SubaccountSettings
-from aicore_proxy.config.shape import Tell
+from aicore_proxy.config.shape import Tell, plain
 from aicore_proxy.config.yaml_values import Place, too_deep
 
 FILES = ("tls_certificate", "tls_key")
@@ -82,7 +82,7 @@ class SecretFiles:
         if not isinstance(key, dict) or too_deep(key):
             self._tell(place, f"is not a service key, which is a JSON object: {printable(str(path))}")
             key = {}
-        return msgspec.structs.replace(one, service_key=key)
+        return msgspec.structs.replace(one, service_key=plain(key, place, self._tell))
 
     def _read(self, path: Path, place: Place) -> str:
         self.files.append(path)

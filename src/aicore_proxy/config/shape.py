@@ -39,7 +39,7 @@ def kinds_of(struct: type[Struct]) -> dict[str, Any]:
 def shaped(value: Any, kind: Any, place: Place, tell: Tell) -> Any:
     """``value`` as ``kind``; what does not fit is told and left out (None)."""
     if kind is Any:
-        return _plain(value, place, tell)
+        return plain(value, place, tell)
     origin, inner = get_origin(kind), get_args(kind)
     if origin is types.UnionType:
         return None if value is None else shaped(value, next(k for k in inner if k is not type(None)), place, tell)
@@ -93,8 +93,8 @@ def _of_json(text: str, place: Place, tell: Tell) -> dict[str, Any] | None:
     if not isinstance(value, dict) or too_deep(value):
         tell(place, f"must be {WANTED[dict]}, or a text of JSON with them")
         return None
-    plain: dict[str, Any] | None = _plain(value, place, tell)
-    return plain
+    key: dict[str, Any] | None = plain(value, place, tell)
+    return key
 
 
 def _several(value: Any, inner: Any, place: Place, tell: Tell) -> tuple[Any, ...] | None:
@@ -107,15 +107,17 @@ def _several(value: Any, inner: Any, place: Place, tell: Tell) -> tuple[Any, ...
     return tuple(shaped(item, inner, (*place, number), tell) or "" for number, item in enumerate(value))
 
 
-def _plain(value: Any, place: Place, tell: Tell) -> Any:
-    """Members of a service key: all that count are texts."""
+def plain(value: Any, place: Place, tell: Tell) -> Any:
+    """Members of a service key. All that count are texts, so numbers become such."""
     match value:
         case dict():
-            return {_text(str(name), place, tell): _plain(inner, (*place, name), tell) for name, inner in value.items()}
+            return {_text(str(name), place, tell): plain(inner, (*place, name), tell) for name, inner in value.items()}
         case list():
-            return [_plain(inner, (*place, number), tell) for number, inner in enumerate(value)]
+            return [plain(inner, (*place, number), tell) for number, inner in enumerate(value)]
         case str():
             return _text(value, place, tell)
+        case int() | float() if not isinstance(value, bool):
+            return str(value)
     return value
 
 
