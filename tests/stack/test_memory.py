@@ -1,0 +1,44 @@
+"""What outlives a request: connections live for long, and must hold nothing of those that they have carried."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import sys
+from contextlib import suppress
+
+from tests.stack.peers import listening, scripted, whole
+
+from aicore_proxy.upstream import AiohttpUpstream, UpstreamRequest
+
+
+async def test_a_pooled_connection_holds_no_body(upstream: AiohttpUpstream) -> None:
+    body = os.urandom(100_000)
+    before = sys.getrefcount(body)
+    async with listening(scripted(whole(b"x"), then="keep")) as peer:
+        response = await upstream.send(UpstreamRequest("POST", peer.url(), (), body))
+        assert await response.read(10) == b"x"
+        del response
+        await asyncio.sleep(0.01)
+        assert sys.getrefcount(body) == before
+
+
+async def test_a_request_that_is_given_up_leaves_no_body_to_the_garbage_collector(upstream: AiohttpUpstream) -> None:
+    body = os.urandom(100_000)
+    before = sys.getrefcount(body)
+    gc.disable()
+    try:
+        async with listening(scripted(60.0)) as peer:
+            asked = asyncio.get_running_loop().create_task(upstream.send(UpstreamRequest("POST", peer.url(), (), body)))
+            while not peer.talks:
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.05)
+            asked.cancel()
+            with suppress(asyncio.CancelledError):
+                await asked
+            del asked
+            await asyncio.sleep(0.01)
+            assert sys.getrefcount(body) == before
+    finally:
+        gc.enable()
