@@ -20,7 +20,7 @@ from aicore_proxy.telemetry.logs import JsonLines, OneLine
 MEMBERS = {
     *("time", "level", "logger", "message", "id", "key", "protocol", "endpoint", "stream", "status", "outcome"),
     *("duration_ms", "overhead_ms", "first_token_ms", "model", "deployment", "subaccount", "relayed", "affinity"),
-    *("dropped", "attempts", "tokens", "traceback", "fallback"),
+    *("dropped", "attempts", "tokens", "traceback", "fallback", "bodies"),
 }
 
 
@@ -61,6 +61,30 @@ def test_a_request_is_one_line_with_the_id_that_the_client_got(lived: tuple[Simu
     assert 0 < line["overhead_ms"] < line["first_token_ms"] <= line["duration_ms"] < 10_000
 
 
+def test_at_debug_level_bodies_are_told_by_their_shape(lived: tuple[Simulator, Proxy]) -> None:
+    _, proxy = lived
+    asked = body("messages", GPT, "Hello!", stream=True, metadata={"user_id": "somebody"}, a_member_of_mine=[1, None])
+    answer = proxy.http.post(PATHS["messages"], json=asked)
+    lines_of(proxy, answer.headers["x-request-id"])
+    time.sleep(0.2)
+    [told] = [one["bodies"] for one in lines_of(proxy, answer.headers["x-request-id"]) if "bodies" in one]
+
+    assert told["asked"] == {
+        "model": "5 characters",
+        "messages": [{"role": "user", "content": "6 characters"}],
+        "stream": True,
+        "max_tokens": "number",
+        "metadata": {"user_id": "8 characters"},
+        "other members": [["number", None]],
+    }
+    [attempt] = told["attempts"]
+    assert attempt["status"] == 200
+    assert attempt["sent"]["messages"] == [{"role": "user", "content": "6 characters"}]
+    assert attempt["got"]["events"] > 3
+    assert attempt["got"]["last"] == "[DONE]"
+    assert told["answered"]["last"] == "message_stop"
+
+
 def test_a_failed_request_says_what_each_attempt_came_to(lived: tuple[Simulator, Proxy]) -> None:
     simulator, proxy = lived
     simulator.script({"status": 400, "code": "a_code"})
@@ -82,7 +106,8 @@ def test_at_debug_level_nothing_is_told_that_is_secret_or_said(lived: tuple[Simu
     simulator, proxy = lived
     planted = "zq7-planted"
     text = simulate(f"{planted}-prompt", text=f"{planted}-answer", think=f"{planted}-thought")
-    tools = [{"type": "function", "function": {"name": f"{planted}-tool", "parameters": {"type": "object"}}}]
+    parameters = {"type": "object", "properties": {f"{planted}-argument": {"type": "string", "enum": [planted]}}}
+    tools = [{"type": "function", "function": {"name": f"{planted}-tool", "parameters": parameters}}]
     for status in (None, 400, 429, 500):
         if status is not None:
             simulator.script({"status": status, "message": f"{planted}-words"})
@@ -94,6 +119,7 @@ def test_at_debug_level_nothing_is_told_that_is_secret_or_said(lived: tuple[Simu
         ):
             for stream in (False, True):
                 asked = body(protocol, model, text, stream=stream, user=f"{planted}-user", unknown=f"{planted}-member")
+                asked[f"{planted}-name"] = {planted: planted}
                 if protocol == "chat":
                     asked["tools"] = tools
                 headers = {"user-agent": f"{planted}-agent", "x-session-id": f"{planted}-session"}

@@ -21,6 +21,8 @@ class OneLine(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's own name
         line = super().formatMessage(record)
+        if (bodies := getattr(record, "bodies", None)) is not None:
+            line = f"{line}: {json.dumps(bodies)}"
         return "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
 
 
@@ -38,6 +40,8 @@ class JsonLines(logging.Formatter):
         line["message"] = "request" if request is not None else record.getMessage()
         if request is not None:
             line |= request
+        if (bodies := getattr(record, "bodies", None)) is not None:
+            line["bodies"] = bodies
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         try:

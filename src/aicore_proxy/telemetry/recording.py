@@ -1,6 +1,7 @@
 """Recording: the four stages of requests as files, for some client keys or for a time; deleted by themselves.
 
-Where nothing is to be recorded nothing is held, and a request pays for one look at a setting.
+Where nothing is to be recorded nothing is held, and a request pays for one look at a setting. At debug level the same
+tape tells the log how the bodies are built, but not what they say.
 """
 
 from __future__ import annotations
@@ -22,10 +23,12 @@ from aicore_proxy.gateway.exchange import ClientRequest, Handler, Head, Reply, S
 from aicore_proxy.gateway.record import Record
 from aicore_proxy.protocol.fault import Fault
 from aicore_proxy.tasks import Supervisor
+from aicore_proxy.telemetry.shapes import shapes_of
 from aicore_proxy.telemetry.tape import Recorded, Stage, Tape, hidden
 from aicore_proxy.upstream import Upstream, UpstreamError, UpstreamRequest, UpstreamResponse
 
 log = logging.getLogger("aicore_proxy.recording")
+bodies = logging.getLogger("aicore_proxy.bodies")
 
 SWEEP = 60.0
 """Seconds between two looks for files that are to be deleted."""
@@ -73,7 +76,7 @@ class Recorder:
         """``handler``, listened to."""
 
         async def taped(request: ClientRequest) -> Reply | StreamReply:
-            if not self.rules.hold(time.time()):
+            if not self.rules.hold(time.time()) and not bodies.isEnabledFor(logging.DEBUG):
                 return await handler(request)
             tape = Tape(request)
             request.keeps = True
@@ -87,17 +90,26 @@ class Recorder:
         return _Taped(upstream)
 
     def finished(self, record: Record) -> None:
-        """A request ended: its tape is written, if it is wanted. Does not wait."""
+        """A request ended: its tape is written, if it is wanted; at debug level the shapes of its bodies are logged.
+        Does not wait."""
         tape = _tape.get()
         if tape is None:
             return
         _tape.set(None)
-        if not self.rules.hold(time.time()) or not self.rules.want(record.key_name):
+        wanted = self.rules.hold(time.time()) and self.rules.want(record.key_name)
+        if not wanted and not bodies.isEnabledFor(logging.DEBUG):
             return
+        recorded = tape.recorded(record.key_name, record.status, record.model)
+        if bodies.isEnabledFor(logging.DEBUG):
+            bodies.debug("Bodies of %s", record.request_id, extra={"bodies": shapes_of(recorded)})
+        if wanted:
+            self._keep(recorded)
+
+    def _keep(self, recorded: Recorded) -> None:
         if len(self._waiting) >= WAITING:
-            log.warning("The request %s is not recorded: the disk is too slow", record.request_id)
+            log.warning("The request %s is not recorded: the disk is too slow", recorded.id)
             return
-        self._waiting.append(tape.recorded(record.key_name, record.status, record.model))
+        self._waiting.append(recorded)
         if self._writing is None:
             self._writing = self._supervisor.start("recording", self._write())
 
