@@ -7,6 +7,7 @@ import os
 import shutil
 import stat
 import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,28 @@ def test_exports_work_in_a_shell_as_they_are_printed(person: Person, tool: str) 
     script = f'ANTHROPIC_AUTH_TOKEN=other; {printed}\necho "${tool.upper()}_API_KEY|$ANTHROPIC_AUTH_TOKEN"'
     said = subprocess.run(["sh", "-c", script], env=person.environ, capture_output=True, text=True, check=True).stdout
     assert said == (f"{KEY}|\n" if tool == "anthropic" else f"{KEY}|other\n")
+
+
+ASKED = "messages=[{'role': 'user', 'content': 'Hi'}]"
+SDKS = {
+    "openai": "import openai; c = openai.OpenAI(); "
+    f"print(c.chat.completions.create(model='gpt-5', {ASKED}).choices[0].message.content)",
+    "anthropic": "import anthropic; c = anthropic.Anthropic(); "
+    f"print(c.messages.create(model='gpt-5', max_tokens=4096, {ASKED}).content[-1].text)",
+}
+
+
+@pytest.mark.parametrize("tool", list(SDKS))
+@pytest.mark.parametrize("how", ["printed", "written"])
+def test_the_sdks_need_nothing_else(person: Person, tool: str, how: str) -> None:
+    if how == "written":
+        assert person.connect(tool, "--write").returncode == 0
+        lines = f"set -a; {person.file(tool).read_text()}"
+    else:
+        lines = person.connect(tool).stdout
+    command = ["sh", "-c", f'{lines}\nexec "$0" -c "$1"', sys.executable, SDKS[tool]]
+    done = subprocess.run(command, env=person.environ, capture_output=True, text=True, check=False, timeout=60)
+    assert done.stdout == "This is gpt-5, simulated. You said: Hi\n", done.stderr
 
 
 def test_the_kept_key_is_read_by_the_shell_not_printed(person: Person) -> None:
