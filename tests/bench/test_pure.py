@@ -10,11 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aicore_proxy.bench.comparison import Clean, Results, Sample, Silent, sample_of, wrong
 from aicore_proxy.bench.histogram import UNIT, Histogram
-from aicore_proxy.bench.page import BEGIN, END, placed
+from aicore_proxy.bench.page import BEGIN, END, placed, rendered
 from aicore_proxy.bench.reading import Answer, BrokenAnswerError, Frames
+from aicore_proxy.bench.scenarios import LADDERS, PROXY, event_cells, first_cells, fresh_cells, request_cells
 from aicore_proxy.bench.stub import WORD, claude, gemini, gpt
-from aicore_proxy.bench.tally import Tally
+from aicore_proxy.bench.tally import Progress, Tally
 from aicore_proxy.bench.target import CONTENT, LAST, body_of, request_of, target_of
 
 SECONDS = st.floats(min_value=0, max_value=1e5, allow_nan=False)
@@ -167,3 +169,44 @@ def test_the_measured_part_of_the_page_is_replaced_and_the_rest_kept() -> None:
     assert placed(once, "two") == once.replace("one", "two")
     assert placed(once + "\nMore.\n", "two").endswith(f"two\n\n{END}\n\nMore.\n")
     assert once.startswith(f"# Title\n\nWords.\n\n{BEGIN}")
+
+
+def test_the_page_is_written_of_whatever_was_measured() -> None:
+    results = Results(described="a machine", pinned=True, absent={"LiteLLM": "no network"})
+    assert "**Not measured:** LiteLLM: no network." in rendered(results)
+    cells = [*request_cells(), *fresh_cells(), *event_cells(), *first_cells()]
+    assert len({cell.name for cell in cells}) == len(cells)
+    for cell in cells:
+        values = [Sample(1.0, cpu, cpu, 0.002, 0.003, 0.001, 0) for cpu in (0.0001, 0.00025, 0.9)]
+        results.samples[cell.name] = dict.fromkeys(cell.subjects, values)
+    results.clean = {ladder.name: Clean(500, 600, "3 stalls", 0.01, 0.5) for ladder in LADDERS}
+    results.silent = {"plain": Silent(9000, 0, 120.0, 17000.0, 0.01)}
+    results.started, results.idle = {PROXY: 0.7}, {PROXY: 70_000_000}
+    page = rendered(results)
+    assert "| 1 KB request, plain, ms | 0.25 | 0.25 | 1.0 × |" in page
+    assert "| clean streams of 50 events/s | 500 | 500 | nginx 500 |" in page
+    assert "| plain | 9,000 | 120 s | 0 | 16.6 KB | 1.0% |" in page
+    lines = [line for line in page.splitlines() if line.startswith("|")]
+    assert all(line.endswith("|") for line in lines)
+
+
+def test_a_window_is_what_lies_between_its_first_and_last_report() -> None:
+    marks = [
+        (Progress(0.1, 5, 10, 0, 100, 4), 1.0),
+        (Progress(1.1, 5, 30, 0, 300, 4), 1.5),
+        (Progress(2.1, 5, 50, 0, 500, 4), 2.0),
+    ]
+    sample = sample_of(Tally(), marks, measured=True)
+    assert (sample.requests_per_second, sample.cpu_per_request, sample.cpu_per_event) == (20.0, 0.025, 0.0025)
+    assert sample_of(Tally(), marks, measured=False).cpu_per_request is None
+    assert sample_of(Tally(), marks[:1], measured=True).requests_per_second == 0.0
+
+
+def test_streams_are_clean_only_if_all_of_it_came_in_time() -> None:
+    tally = Tally(succeeded=2, events=20)
+    assert wrong(tally, 2, 10) == ""
+    assert "1 streams" in wrong(tally, 3, 10)
+    assert "2 events are missing" in wrong(tally, 2, 11)
+    tally.stalls = 1
+    tally.gaps.record(0.25)
+    assert "1 stalls, the longest 250 ms" in wrong(tally, 2, 10)
