@@ -109,6 +109,16 @@ def test_when_all_fail_the_client_is_told_in_its_protocol(
     assert len(asked) >= 2
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_error_says_whom_it_was_asked_of(proxy: Proxy, stream: bool) -> None:
+    asked = body("chat", GPT, simulate(status=500), stream=stream)
+    answer = proxy.http.post(PATHS["chat"], json=asked)
+
+    assert answer.status_code == 500
+    assert answer.headers["x-aicore-proxy-attempts"] == "2"
+    assert answer.headers["x-aicore-proxy-subaccount"] in ("demo-eu", "demo-us")
+
+
 def test_a_revoked_token_is_renewed_once_for_all(tmp_path: Path) -> None:
     # A simulator of its own: others' proxies, which have just renewed theirs for a scripted 401, would wait for 5 s
     with running_simulator(tmp_path) as simulator, running_proxy(tmp_path, simulator) as proxy:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 from urllib.parse import parse_qs
@@ -134,7 +133,6 @@ class Gateway:
         self._sticky = sticky
         self._explains = explains
         self._fallbacks = fallbacks or Fallbacks()
-        self._started = int(time.time())
 
     async def generate(self, request: ClientRequest, endpoint: Endpoint) -> Reply | StreamReply:
         """A model call: Chat Completions or Messages, streamed or not."""
@@ -257,16 +255,15 @@ class Gateway:
 
     def _listed(self, request: ClientRequest, dialect: Dialect, name: str | None, catalog: Catalog) -> object:
         if dialect.name == "anthropic_messages":
-            created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._started))
             if name is not None:
-                return listing.anthropic_model(name, catalog, created)
-            return listing.anthropic_list(catalog, created, **page_of(request))
+                return listing.anthropic_model(name, catalog)
+            return listing.anthropic_list(catalog, **page_of(request))
         if name is not None:
-            return listing.openai_model(name, catalog, self._started)
-        return listing.openai_list(catalog, self._started)
+            return listing.openai_model(name, catalog)
+        return listing.openai_list(catalog)
 
     def _account(self, request: ClientRequest, endpoint: Endpoint) -> Account:
-        return Account(request, endpoint.route, endpoint.dialect.name, self._observer)
+        return Account(request, endpoint.route, endpoint.dialect.name, self._observer, explains=self._explains)
 
     def _streamed(self, endpoint: Endpoint, call: Call, account: Account) -> StreamReply:
         account.streams()
@@ -274,7 +271,7 @@ class Gateway:
         def refuse(fault: Fault) -> Reply:
             reply = refusal(endpoint.dialect, fault, call.id)
             account.status, account.kind = reply.status, fault.kind.value
-            return reply
+            return Reply(reply.status, (*reply.headers, *explained(account)), reply.body)
 
         def fail(fault: Fault) -> bytes:
             account.kind = fault.kind.value
@@ -320,7 +317,15 @@ def refused(endpoint: Endpoint, fault: Fault, account: Account) -> Reply:
     """The answer to a request that ended in ``fault``."""
     reply = refusal(endpoint.dialect, fault, account.request.request_id)
     account.status, account.kind = reply.status, fault.kind.value
-    return Reply(reply.status, reply.headers, reply.body, close=account.close)
+    return Reply(reply.status, (*reply.headers, *explained(account)), reply.body, close=account.close)
+
+
+def explained(account: Account) -> list[tuple[str, str]]:
+    """Headers of an error: whom it was asked of last, if anybody."""
+    if account.call is None or not account.explains:
+        return []
+    account.answers()
+    return explanation(account.call, account.overhead)
 
 
 def beta_values(request: ClientRequest) -> tuple[str, ...]:

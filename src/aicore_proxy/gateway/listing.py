@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from aicore_proxy.landscape import Catalog, aliases_of
@@ -21,20 +24,21 @@ def names(catalog: Catalog) -> list[str]:
     return list(listed)
 
 
-def openai_list(catalog: Catalog, created: int) -> dict[str, Any]:
-    """``GET /v1/models`` as OpenAI shapes it. ``created``: Unix seconds."""
-    return {"object": "list", "data": [openai_model(name, catalog, created) for name in names(catalog)]}
+def openai_list(catalog: Catalog) -> dict[str, Any]:
+    """``GET /v1/models`` as OpenAI shapes it."""
+    return {"object": "list", "data": [openai_model(name, catalog) for name in names(catalog)]}
 
 
-def openai_model(name: str, catalog: Catalog, created: int) -> dict[str, Any]:
-    """One entry. Raises Fault(MODEL_NOT_FOUND)."""
-    return {"id": name, "object": "model", "created": created, "owned_by": owner(resolved(name, catalog))}
+def openai_model(name: str, catalog: Catalog) -> dict[str, Any]:
+    """One entry. ``created``: of its oldest deployment. Raises Fault(MODEL_NOT_FOUND)."""
+    owned_by = owner(resolved(name, catalog))
+    return {"id": name, "object": "model", "created": created_of(name, catalog), "owned_by": owned_by}
 
 
 def anthropic_list(
-    catalog: Catalog, created: str, limit: int = LIST_LIMIT, after: str | None = None, before: str | None = None
+    catalog: Catalog, limit: int = LIST_LIMIT, after: str | None = None, before: str | None = None
 ) -> dict[str, Any]:
-    """``GET /v1/models`` as Anthropic shapes and pages it. ``created``: RFC 3339."""
+    """``GET /v1/models`` as Anthropic shapes and pages it."""
     listed = names(catalog)
     if after in listed:
         listed = listed[listed.index(after) + 1 :]
@@ -42,14 +46,32 @@ def anthropic_list(
     if before in listed:
         page = listed[max(0, listed.index(before) - limit) : listed.index(before)]
         listed = listed[: listed.index(before)]
-    data = [anthropic_model(name, catalog, created) for name in page]
+    data = [anthropic_model(name, catalog) for name in page]
     ends = {"first_id": page[0], "last_id": page[-1]} if page else {"first_id": None, "last_id": None}
     return {"data": data, "has_more": len(page) < len(listed), **ends}
 
 
-def anthropic_model(name: str, catalog: Catalog, created: str) -> dict[str, Any]:
-    """One entry, with the ``display_name`` that Claude Code's picker shows. Raises Fault(MODEL_NOT_FOUND)."""
-    return {"type": "model", "id": name, "display_name": display_name(resolved(name, catalog)), "created_at": created}
+def anthropic_model(name: str, catalog: Catalog) -> dict[str, Any]:
+    """One entry, with the ``display_name`` that Claude Code's picker shows; ``created_at``: RFC 3339, of its oldest
+    deployment. Raises Fault(MODEL_NOT_FOUND)."""
+    shown = display_name(resolved(name, catalog))
+    created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(created_of(name, catalog)))
+    return {"type": "model", "id": name, "display_name": shown, "created_at": created}
+
+
+def created_of(name: str, catalog: Catalog) -> int:
+    """When a model's oldest deployment was made: Unix seconds; 0 where SAP does not say."""
+    return min((moment for d in catalog.serving(name) if (moment := unix_seconds(d.created_at))), default=0)
+
+
+@lru_cache(4096)
+def unix_seconds(date: str) -> int:
+    """Of a date as SAP writes it (ISO 8601, UTC); 0: it is none."""
+    try:
+        moment = datetime.fromisoformat(date)
+    except ValueError:
+        return 0
+    return max(0, int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()))
 
 
 def resolved(name: str, catalog: Catalog) -> str:

@@ -92,6 +92,7 @@ class Account:
         "_streams",
         "call",
         "caller",
+        "explains",
         "kind",
         "overhead",
         "protocol",
@@ -100,7 +101,11 @@ class Account:
         "status",
     )
 
-    def __init__(self, request: ClientRequest, route: str, protocol: str, observer: Observer) -> None:
+    def __init__(
+        self, request: ClientRequest, route: str, protocol: str, observer: Observer, *, explains: bool = True
+    ) -> None:
+        """``explains``: whether the answer says in headers how it came about."""
+        self.explains = explains
         self.request = request
         self.route = route
         self.protocol = protocol
