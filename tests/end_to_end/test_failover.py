@@ -115,7 +115,7 @@ def test_an_error_says_whom_it_was_asked_of(proxy: Proxy, stream: bool) -> None:
     answer = proxy.http.post(PATHS["chat"], json=asked)
 
     assert answer.status_code == 500
-    assert answer.headers["x-aicore-proxy-attempts"] == "2"
+    assert int(answer.headers["x-aicore-proxy-attempts"]) >= 2
     assert answer.headers["x-aicore-proxy-subaccount"] in ("demo-eu", "demo-us")
 
 
