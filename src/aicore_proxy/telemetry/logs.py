@@ -12,6 +12,7 @@ import msgspec
 
 from aicore_proxy.gateway.call import Attempt
 from aicore_proxy.gateway.record import Record
+from aicore_proxy.telemetry.shapes import told
 
 access = logging.getLogger("aicore_proxy.access")
 
@@ -108,7 +109,7 @@ def members_of(record: Record) -> dict[str, object]:
             "relayed": serving.relayed,
             "fallback": record.fallback,
             "affinity": None if serving.warm is None else "hit" if serving.warm else "miss",
-            "dropped": [loss.field for loss in serving.losses] or None,
+            "dropped": sorted({told(loss.field) for loss in serving.losses}) or None,
             "attempts": [attempt_of(attempt) for attempt in record.attempts],
         }
     if (usage := record.usage) is not None:

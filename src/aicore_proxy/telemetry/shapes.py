@@ -39,6 +39,11 @@ KNOWN = TELLING | frozenset(_NAMES.split())
 """Members that the protocols define, whose names may be told."""
 
 
+def told(field: str) -> str:
+    """A field's path (``tools.0.cache_control``), whose parts that no protocol defines are ``other``."""
+    return ".".join(part if part in KNOWN or part.isdigit() else "other" for part in field.split("."))
+
+
 def shapes_of(recorded: Recorded) -> dict[str, Any]:
     """The bodies of a request's four stages, without content."""
     return {
