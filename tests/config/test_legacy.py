@@ -139,8 +139,29 @@ def test_a_broken_one_is_told_not_passed_over(tmp_path: Path) -> None:
     with pytest.raises(SettingsError) as caught:
         load({}, cwd=tmp_path, home=tmp_path)
     assert caught.value.problems[0].startswith(f"{tmp_path}/config.json:2: not valid JSON")
+
+
+def test_what_is_wrong_is_told_in_the_words_of_the_file(tmp_path: Path) -> None:
+    keys_in(tmp_path, "good.json")
+    account = {"service_key_json": "good.json", "resource_group": ["x"], "deployment_models": {"m": []}}
+    bad = {
+        "subAccounts": {"a": {"service_key_json": "none.json"}, "b": 1, "c d": account},
+        "model_filters": {"include": ["("]},
+        "secret_authentication_tokens": ["a-good-token", 5],
+        "port": "x",
+    }
+    (tmp_path / "config.json").write_text(json.dumps(bad, indent="\t"))
     with pytest.raises(SettingsError) as caught:
-        read(tmp_path, {"subAccounts": {"a": {"service_key_json": "none.json"}, "b": 1}, "port": "x"})
-    said = "\n".join(caught.value.problems)
-    for told in ("port must be a whole number", "subaccounts[0].service_key_file is no use", "subaccounts[1] must be"):
-        assert told in said
+        load({}, cwd=tmp_path, home=tmp_path)
+    first, *others = [problem.replace(f"{tmp_path}/", "") for problem in caught.value.problems]
+    assert first.startswith("config.json:4: subAccounts.a.service_key_json is no use: none.json: cannot be read: No")
+    assert others == [
+        "config.json:6: subAccounts.b must be names with values.",
+        "config.json:9: subAccounts.c d.resource_group must be a text.",
+        "config.json:19: model_filters.include[0] is not a regular expression after re:.",
+        "config.json:24: secret_authentication_tokens[1] must be a text.",
+        "config.json:26: port must be a whole number.",
+    ]
+    bad = {"service_key_json": "none.json", "secret_authentication_tokens": ["a-good-token"]}
+    with pytest.raises(SettingsError, match="json:1: service_key_json is no use"):
+        read(tmp_path, bad)

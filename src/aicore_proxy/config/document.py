@@ -93,7 +93,17 @@ def _json(path: Path, text: str) -> Document:
         problems.append(f"{path}: must hold an object with settings.")
     if problems:
         raise SettingsError(problems)
-    return Document(path, value, {})
+    return Document(path, value, _lines_of_json(text))
+
+
+def _lines_of_json(text: str) -> Mapping[Place, int]:
+    """JSON is YAML, but for tabs: so its lines can be told too."""
+    reader = YamlReader(text.replace("\t", " "))
+    try:
+        reader.read()
+    except YamlProblem:
+        return {}
+    return reader.lines
 
 
 def _yaml(path: Path, text: str) -> Document:

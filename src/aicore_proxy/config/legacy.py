@@ -18,6 +18,7 @@ from msgspec import Struct
 
 from aicore_proxy.config.document import read_text, shown
 from aicore_proxy.config.settings import SettingsError
+from aicore_proxy.config.yaml_values import Place
 
 MARKS = ("subAccounts", "service_key_json", "deployment_models", "secret_authentication_tokens")
 OF_SUBACCOUNT = ("resource_group", "service_key_json", "deployment_models", "deployment_ids")
@@ -26,11 +27,35 @@ STRONG = 8
 """Characters of a token that is a good key here too."""
 
 
+THEIRS = {
+    "service_key_file": "service_key_json",
+    "resource_groups": "resource_group",
+    "deployments": "deployment_models",
+    "keys": "secret_authentication_tokens",
+    "models": "model_filters",
+}
+
+
 class Read(Struct, frozen=True):
-    """``settings``: ours, not checked yet. ``notes``: what is to be said of them, a line each."""
+    """``settings``: ours, not checked yet. ``notes``: what is to be said of them, a line each. ``names``: theirs of the
+    subaccounts, in order; none where the file itself is the only one."""
 
     settings: dict[str, Any]
     notes: list[str]
+    names: tuple[str, ...] = ()
+
+    def place(self, ours: Place) -> Place:
+        """Where in their file what stands at a place of ours comes from."""
+        match ours:
+            case ("subaccounts", int(number), *rest):
+                inside = tuple(THEIRS.get(str(step), step) for step in rest[:1]) + tuple(rest[1:])
+                inside = inside[:1] if inside[:1] == ("resource_group",) else inside
+                return ("subAccounts", self.names[number], *inside) if number < len(self.names) else inside
+            case ("keys", int(number), *_):
+                return ("secret_authentication_tokens", number)
+            case (str(name), *rest):
+                return (THEIRS.get(name, name), *rest)
+        return ours
 
 
 def is_legacy(value: Mapping[str, Any]) -> bool:
@@ -60,7 +85,9 @@ def converted(value: Mapping[str, Any], folder: Path, cwd: Path) -> Read:
     if subaccounts is None:
         only = {name: value[name] for name in OF_SUBACCOUNT if name in value}
         subaccounts = {"default": only} if only.keys() - {"resource_group"} else {}
+    names: tuple[str, ...] = ()
     if isinstance(subaccounts, Mapping):
+        names = tuple(map(str, subaccounts)) if "subAccounts" in value else ()
         settings["subaccounts"] = [
             _subaccount(str(name), one, notes, (folder, cwd)) for name, one in subaccounts.items()
         ]
@@ -70,7 +97,7 @@ def converted(value: Mapping[str, Any], folder: Path, cwd: Path) -> Read:
     if isinstance(filters := value.get("model_filters"), Mapping):
         settings["models"] = _filters(filters, notes)
     notes += [f"'{shown(name)}' has no meaning here{_instead(name)}" for name in value if name not in KNOWN]
-    return Read(settings, notes)
+    return Read(settings, notes, names)
 
 
 def _keys(tokens: Any, notes: list[str]) -> Any:
@@ -95,7 +122,8 @@ def _keys(tokens: Any, notes: list[str]) -> Any:
         )
         if len(token) < STRONG:
             notes.append(f"secret_authentication_tokens[{number - 1}] is so short that it can be guessed")
-    return keys + [token for token in tokens if not isinstance(token, str)]
+    others = [token for token in tokens if not isinstance(token, str)]
+    return keys + [{"name": f"token-{len(tokens) + number}", "key": [other]} for number, other in enumerate(others, 1)]
 
 
 def _subaccount(name: str, one: Any, notes: list[str], folders: tuple[Path, Path]) -> Any:

@@ -99,6 +99,7 @@ class _Loading:
         self._files: list[Path] = []
         self._notes: list[str] = []
         self._document: Document | None = None
+        self._legacy: legacy.Read | None = None
 
     def load(self, path: Path | None, overrides: Mapping[str, Any]) -> Loaded:
         values = self._file(path) if path is not None else {}
@@ -133,8 +134,8 @@ class _Loading:
         self._files.append(path)
         document = read_document(path)
         if legacy.is_legacy(document.value):
-            read = legacy.converted(document.value, path.parent, self._cwd)
-            self._document = Document(path, read.settings, {})
+            read = self._legacy = legacy.converted(document.value, path.parent, self._cwd)
+            self._document = document
             self._notes += [f"{path}: {note}" for note in read.notes]
             value = read.settings
         else:
@@ -160,6 +161,7 @@ class _Loading:
     def _line(self, place: Place) -> int:
         """The line of a place in the file, or of what it is in; 0 where the format tells none."""
         lines = self._document.lines if self._document is not None else {}
+        place = self._named(place)
         return next((lines[place[:end]] for end in range(len(place), 0, -1) if place[:end] in lines), 0)
 
     def _add(self, problem: str, line: int = AFTER_ALL) -> None:
@@ -169,7 +171,12 @@ class _Loading:
         if place in self._told:
             return  # it follows: a text of a variable that is not set is no number either
         self._told.add(place)
-        self._add(f"{self._where(place)}: {written(place)} {words}", self._line(place))
+        named = written(self._named(place))
+        self._add(f"{self._where(place)}: {f'{named} ' if named else ''}{words}", self._line(place))
+
+    def _named(self, place: Place) -> Place:
+        """A place in the words of the file, which may be an older proxy's."""
+        return place if self._legacy is None else self._legacy.place(place)
 
     def _tell(self, place: Place, words: str) -> None:
         """A problem of a value, wherever that came from."""
