@@ -62,7 +62,8 @@ def as_text(plan: Plan, tally: Tally, width: int = 100, block: str = "#") -> Ite
         yield f"{'events/s':<16}{per_second(tally.events, tally):.1f}"
         yield f"{'stalls':<16}{tally.stalls} (gaps over {STALL * 1000:.0f} ms)"
     yield ""
-    yield " " * 16 + "".join(f"{name:>11}" for name in (*(name for name, _ in QUANTILES), "max", "mean"))
+    if tally.latency.count or tally.first.count:
+        yield " " * 16 + "".join(f"{name:>11}" for name in (*(name for name, _ in QUANTILES), "max", "mean"))
     for name, label in TIMES:
         histogram: Histogram = getattr(tally, name)
         if histogram.count:
@@ -72,7 +73,7 @@ def as_text(plan: Plan, tally: Tally, width: int = 100, block: str = "#") -> Ite
     if tally.latency.count:
         yield ""
         yield from drawn(tally.latency.bars(), width, block)
-    yield ""
+        yield ""
     yield from _ends(plan, tally)
 
 

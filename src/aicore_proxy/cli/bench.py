@@ -23,15 +23,23 @@ KEYS = ("AICORE_PROXY_API_KEY", "OPENAI_API_KEY", "ANTHROPIC_API_KEY")
 @click.option("--model", required=True, help="The model to ask for.")
 @click.option("--protocol", type=click.Choice(["chat", "messages"]), default="chat", show_default=True)
 @click.option("--key", help=f"API key; better by a variable: {', '.join(KEYS)}.")
-@click.option("-c", "--concurrency", type=click.IntRange(1, 100_000), default=1, show_default=True)
+@click.option("-c", "--concurrency", type=click.IntRange(1, 100_000), default=1, show_default=True, help="Connections.")
 @click.option("-d", "--duration", type=click.FloatRange(0, min_open=True), help="Seconds.  [default: 10, or --count]")
 @click.option("-n", "--count", type=click.IntRange(1), help="Requests.")
-@click.option("--rate", type=click.FloatRange(0, min_open=True), help="Requests per second, whatever the answers take.")
+@click.option(
+    "--rate", type=click.FloatRange(0, min_open=True), help="Requests per second, due whatever the answers take."
+)
 @click.option("--stream", is_flag=True, help="Ask for streams.")
 @click.option("--size", type=click.IntRange(0, 64_000_000), default=1024, show_default=True, help="Bytes of a body.")
 @click.option("--max-tokens", type=click.IntRange(1), default=256, show_default=True, help="For Messages.")
 @click.option("--new-connections", is_flag=True, help="A new connection for every request.")
-@click.option("--timeout", type=click.FloatRange(0, min_open=True), default=60.0, show_default=True, help="Silent s.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0, min_open=True),
+    default=60.0,
+    show_default=True,
+    help="Seconds of silence that end a request.",
+)
 @click.option("--ca", type=click.Path(exists=True, dir_okay=False), help="Certificates to trust (PEM).")
 @click.option("--insecure", is_flag=True, help="Do not check certificates.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
