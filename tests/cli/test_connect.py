@@ -242,6 +242,36 @@ def test_undo_does_not_throw_away_what_somebody_changed_since(person: Person) ->
     assert path.read_text() == "dark-mode: true\n"
 
 
+def test_undo_after_a_crash_or_a_hand_has_put_the_file_back(person: Person) -> None:
+    path = person.file("aider")
+    path.write_text("pretty: false\n")
+    assert person.connect("aider", "--write").returncode == 0
+    path.write_text("pretty: false\n")
+    undone = person.connect("aider", "--undo")
+    assert (undone.returncode, undone.stderr) == (0, f"{path} is as it was before.\n")
+    assert "There is nothing to undo" in person.connect("aider", "--undo").stderr
+
+
+def test_another_file_and_places_that_cannot_be_written(person: Person) -> None:
+    other = person.here / "sub" / "my conf.yml"
+    done = person.connect("aider", "--write", "--file", "sub/my conf.yml")
+    assert done.returncode == 0, done.stderr
+    assert "To undo: aicore-proxy connect aider --file 'sub/my conf.yml' --undo" in done.stderr
+    assert yaml.safe_load(other.read_text())["openai-api-key"] == KEY
+    assert not person.file("aider").exists()
+    assert person.connect("aider", "--undo").returncode == 1, "the tool's own file was not written"
+    assert person.connect("aider", "--undo", "--file", str(other)).returncode == 0
+    assert not other.exists()
+    for place in ("/proc/none/conf.yml", "/dev/null/conf.yml"):
+        done = person.connect("aider", "--write", "--file", place)
+        assert done.returncode == 1
+        assert "cannot be read" in done.stderr
+        assert "Traceback" not in done.stderr
+    folder = person.connect("aider", "--write", "--file", str(person.here))
+    assert folder.returncode == 2
+    assert "is a directory" in folder.stderr
+
+
 def test_a_link_into_somebody_s_dotfiles_stays_a_link(person: Person) -> None:
     dotfiles = person.home / "dotfiles"
     dotfiles.mkdir()
