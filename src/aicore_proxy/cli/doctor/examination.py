@@ -15,7 +15,7 @@ from aicore_proxy.cli.doctor import advice, machine
 from aicore_proxy.cli.doctor.account import Looking, examine
 from aicore_proxy.cli.doctor.finding import Finding, Section
 from aicore_proxy.config.load import Loaded, load
-from aicore_proxy.config.settings import Settings, SettingsError, state_folder
+from aicore_proxy.config.settings import Settings, SettingsError, home_of, state_folder
 from aicore_proxy.landscape import Deployment, Naming, admitted, catalog_of
 from aicore_proxy.sap.credentials import CredentialsError, Found, ServiceKey, service_key
 from aicore_proxy.sap.scope import Scope
@@ -102,7 +102,7 @@ def _credentials(section: Section, loaded: Loaded, wanted: Wanted) -> Found | No
         section.ok("service_keys", "Service keys", "of the embedded simulator: nothing of your account is looked at")
         return Found(keys, "the simulator")
     try:
-        found = find_credentials(loaded, os.environ, Path.home())
+        found = find_credentials(loaded, os.environ, home_of(os.environ))
     except CredentialsError as error:
         for problem in error.problems:
             section.fail("service_keys", "Service keys", problem.rstrip("."), advice.unusable_key(problem))
