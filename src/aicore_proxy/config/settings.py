@@ -142,8 +142,8 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     breaker_longest: float = 120.0
     """How long it stays open at most."""
     probe_interval: float = 60.0
-    """Between two looks at SAP for the subaccounts of deployments whose breaker is open: one that was stopped or moved is
-    no longer waited for."""
+    """Between two looks at SAP for the subaccounts of deployments whose breaker is open: one that was stopped or moved
+    is no longer waited for."""
     recovery_wait: float = 10.0
     """How long a request waits, at most, where all deployments of its model cool down after a 429."""
     retry_share: float = 0.2
