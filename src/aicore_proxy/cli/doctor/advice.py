@@ -86,6 +86,8 @@ def no_token(problem: str, *, refused: bool, by_certificate: bool, source: str) 
         return steps(f"SAP's token service has trouble, nothing here is to be changed. See {STATUS}")
     if "did not answer" in problem:
         return steps(f"The token service hangs: try again, then see {STATUS}")
+    if status is None and "the token service failed:" in problem:
+        return steps("The connection broke: try again. If it stays, a firewall or TLS inspection on the way does it.")
     return steps("""
         That host is no token service. The member url of the service key (certurl of an X.509 key) must be as SAP gave
         it: https://<zone>.authentication.<region>.hana.ondemand.com""")
