@@ -1,4 +1,4 @@
-"""Every test, in four parts, each reported: with coverage; timed; the fuzz; other interpreters. ``make test``.
+"""Every test, in parts: with coverage; timed; load and chaos; the fuzz; other interpreters. ``make test``.
 
 With arguments it is pytest with these arguments, and nothing else: ``make test ARGS="tests/sap -k token"``.
 """
@@ -15,6 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 SUPPORTED = ["3.11", "3.12", "3.13", "3.14", "3.15"]
+HEAVY = ["tests/chaos", "tests/edge/test_load.py", "tests/edge/test_mutations.py", "tests/end_to_end/test_load.py"]
 QUICK = ["tests/protocol", "tests/backends", "tests/properties", "tests/end_to_end/test_smoke.py"]
 
 
@@ -96,7 +97,11 @@ def main() -> int:
     if len(sys.argv) > 1:
         return subprocess.run([sys.executable, "-m", "pytest", *sys.argv[1:]], cwd=ROOT, check=False).returncode
     results = [covered()]
-    results.append(run("Timed tests", sys.executable, "-m", "pytest", "-q", "-m", "timed and not fuzz and not sdk and not rows"))
+    pytest = (sys.executable, "-m", "pytest", "-q", "-m", "timed and not fuzz and not sdk and not rows")
+    # These wait more than they work, so two at a time do not disturb each other; what loads the machine runs alone
+    apart = [f"--ignore={path}" for path in HEAVY]
+    results.append(run("Timed tests", *pytest, "-n", "2", "--dist", "loadfile", *apart))
+    results.append(run("Load and chaos", *pytest, *HEAVY))
     results.append(run("Fuzz", sys.executable, "-m", "pytest", "-q", "-m", "fuzz", allowed=(0,)))
     others = interpreters()
     results += [elsewhere(version, python) for version, python in others.items()]
