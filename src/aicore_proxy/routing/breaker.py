@@ -93,7 +93,7 @@ class Tally:
 class Breaker:
     """One upstream's breaker. ``begin`` when an attempt is sent, ``end`` with its verdict: always both.
 
-    ``reason``: why it opened last. ``failed_at``: when it opened last, or a probe failed.
+    ``reason``: why it opened last.
     """
 
     def __init__(self, limits: Limits = DEFAULT) -> None:
@@ -107,7 +107,6 @@ class Breaker:
         self._probing = False
         self._good_probes = 0
         self.reason: Trip | None = None
-        self.failed_at = float("-inf")
 
     def state(self, now: float) -> State:
         if self._until is None:
@@ -152,7 +151,6 @@ class Breaker:
 
     def trip(self, now: float, reason: Trip, chance: float) -> None:
         """Opens it, for longer each time unless it was closed for long. An open one stays as it is."""
-        self.failed_at = now
         if self._until is not None and now < self._until:
             return
         self._good_probes = 0
@@ -169,7 +167,6 @@ class Breaker:
         if until > now and (self._until is None or self._until < until):
             self._until = until
             self._good_probes = 0
-            self.failed_at = now
 
     def closed_elsewhere(self, now: float) -> None:
         """Another worker's probes were good."""

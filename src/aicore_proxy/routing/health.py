@@ -32,8 +32,6 @@ EDGE_DEPLOYMENTS = 3
 """Deployments whose connections or edge failed within the window: then it is their subaccount."""
 UNAUTHORIZED = 3
 """Refusals of a fresh token, in a row, after which a subaccount is left alone."""
-LAST_WAY_PAUSE = 1.0
-"""Seconds after a failure of the last way out until it is tried again."""
 NO_TOKEN = 1.0
 """Seconds that a subaccount without a token is left alone: its token provider has a backoff of its own."""
 PENALTY = 10.0
@@ -291,13 +289,9 @@ class Health:
         breakers = self._breakers_of(deployment)
         return any(b.state(now) is State.HALF_OPEN for b in breakers) and all(b.admits(now) for b in breakers)
 
-    def last_try_at(self, deployment: Deployment) -> float:
-        """When a deployment that is the last way out may be tried, though its breaker is open: one request at a time, a
-        second after it failed. Infinity: one waits for its answer."""
-        breakers = self._breakers_of(deployment)
-        if any(breaker.probing for breaker in breakers):
-            return float("inf")
-        return max((breaker.failed_at for breaker in breakers), default=float("-inf")) + LAST_WAY_PAUSE
+    def probing(self, deployment: Deployment) -> bool:
+        """Whether a probe waits for its answer there."""
+        return any(breaker.probing for breaker in self._breakers_of(deployment))
 
     def states(self, now: float) -> dict[str, State]:
         """The breaker of every deployment that was ever asked, by deployment id."""

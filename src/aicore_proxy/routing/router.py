@@ -73,8 +73,8 @@ class Router:
         """
         open_ways, skipped = self._sorted(candidates, query.now, read_at)
         if not open_ways:
-            last, at = self._last_way(skipped)
-            tried = (last,) if last is not None and at <= query.now else ()
+            last = self._last_way(skipped)
+            tried = () if last is None else (last,)
             return Plan(tried, tuple(s for s in skipped if s.deployment not in tried))
         ranked = list(self._strategy(query.model).rank(query, open_ways)) if len(open_ways) > 1 else open_ways
         if len(ranked) > 1 and self.health.any_tripped:
@@ -105,11 +105,7 @@ class Router:
     def recovery(self, query: Query, candidates: Sequence[Deployment], read_at: float = float("-inf")) -> Skip | None:
         """The soonest that any of ``candidates`` may be asked again; None: one may be asked now."""
         open_ways, skipped = self._sorted(candidates, query.now, read_at)
-        if open_ways or not skipped:
-            return None
-        soonest = min((s.skip for s in skipped), key=lambda skip: skip.until)
-        _, at = self._last_way(skipped)
-        return Skip(soonest.reason, max(query.now, min(soonest.until, at)))
+        return None if open_ways or not skipped else min((s.skip for s in skipped), key=lambda skip: skip.until)
 
     def begin(self, deployment: Deployment, now: float) -> Permit:
         """An attempt is sent. Its Permit goes to ``end``, always."""
@@ -134,13 +130,16 @@ class Router:
                 skipped.append(Skipped(deployment, skip))
         return open_ways, skipped
 
-    def _last_way(self, skipped: Sequence[Skipped]) -> tuple[Deployment | None, float]:
-        """Of deployments that only breakers stand against, the one to try nevertheless, and from when on."""
-        ways = [s for s in skipped if s.skip.reason is not Reason.GONE]
-        if not ways or any(s.skip.reason not in (Reason.BREAKER, Reason.SUBACCOUNT) for s in ways):
-            return None, float("inf")
+    def _last_way(self, skipped: Sequence[Skipped]) -> Deployment | None:
+        """Of deployments that only breakers stand against, the one to try nevertheless, unless somebody tries it. Where
+        SAP says of all that they are not there, one is asked again: the client hears SAP's words, or it is back."""
+        ways = [s for s in skipped if s.skip.reason is not Reason.GONE] or list(skipped)
+        if all(s.skip.reason is Reason.GONE for s in ways):
+            return ways[0].deployment if ways else None
+        if any(s.skip.reason not in (Reason.BREAKER, Reason.SUBACCOUNT) for s in ways):
+            return None
         soonest = min(ways, key=lambda s: s.skip.until).deployment
-        return soonest, self.health.last_try_at(soonest)
+        return None if self.health.probing(soonest) else soonest
 
     def _budget(self, model: str) -> RetryBudget:
         budget = self._budgets.get(model)
