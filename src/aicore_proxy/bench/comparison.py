@@ -18,7 +18,7 @@ from aicore_proxy.bench.tally import Plan, Progress, Tally
 Say = Callable[[str], None]
 
 LITELLM_STREAMS = 16
-SPARE = 200
+SPARE = 600
 """Descriptors for everything but streams."""
 
 
@@ -206,7 +206,7 @@ class Comparison:
         """Whether ``streams`` streams at once are clean, while new clients come."""
         events = CLEAN_RATE * CLEAN_SECONDS
         shape = scenarios.streaming(ladder.protocol, events, CLEAN_RATE, streams)
-        timing = {"count": streams, "grace": CLEAN_SECONDS * 3.0, "every": 0.5}
+        timing = {"count": streams, "rate": streams / scenarios.BEGINNING, "grace": CLEAN_SECONDS * 3.0, "every": 0.5}
         plan = self._plan(peer, shape, ladder.family, ladder.upstream, **timing)
         if ladder.protocol == "messages":
             plan = msgspec.structs.replace(plan, last="message_stop")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import platform
 import resource
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from msgspec import Struct
@@ -38,14 +39,11 @@ def family(pid: int) -> list[int]:
 
 
 def cpu_seconds(pids: list[int]) -> float:
-    """User and system time of all threads, in nanoseconds' resolution where the kernel counts so."""
+    """User and system time of processes, with threads that have ended, in nanoseconds' resolution."""
     total = 0.0
     for pid in pids:
-        try:
-            for task in (PROC / str(pid) / "task").iterdir():
-                total += int((task / "schedstat").read_text().split()[0]) / 1e9
-        except (OSError, ValueError, IndexError):
-            continue
+        with suppress(OSError):  # it has ended
+            total += time.clock_gettime(~pid << 3 | 2)  # the clock that clock_getcpuclockid(3) gives
     return total
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from aicore_proxy.bench.comparison import LITELLM_STREAMS, Results
 from aicore_proxy.bench.scenarios import (
+    BEGINNING,
     CLEAN_RATE,
     CLEAN_SECONDS,
     DIRECT,
@@ -211,7 +212,8 @@ def _clean(results: Results) -> Iterator[str]:
     yield f"### Streams of {CLEAN_RATE} events/s held clean for {CLEAN_SECONDS} s"
     yield ""
     yield (
-        "Clean: every frame there, no gap over 200 ms, in most runs of a step. New clients: the longest of 20 waits "
+        f"Clean: every frame there, no gap over 200 ms, in most runs of a step, whose streams begin within "
+        f"{BEGINNING:.0f} s. New clients: the longest of 20 waits "
         "to connect and be answered meanwhile."
     )
     yield ""

@@ -13,6 +13,8 @@ KB, LARGE = 1024, 200 * 1024
 DIRECT, PROXY, NGINX, LITELLM = "direct", "this proxy", "nginx", "LiteLLM"
 CLEAN_RATE = 50
 CLEAN_SECONDS = 6
+BEGINNING = 2.0
+"""Seconds in which the streams of a step begin: users do not come in the same millisecond, each with a handshake."""
 
 
 class Pace(Struct, frozen=True):
