@@ -76,9 +76,9 @@ def client_tls(key: ServiceKey, environ: Mapping[str, str]) -> ssl.SSLContext | 
 class TokenProvider:
     """Owns one subaccount's token and the one request that may be in flight for it.
 
-    ``tls``: of ``client_tls``, for a key with a certificate. ``requests`` counts token requests, ``succeeded`` and ``failed``
-    how they ended, ``failures`` those that failed in a row. Time is ``clock`` (monotonic, seconds, counted from the receipt of a token: clocks of machines
-    jump and differ).
+    ``tls``: of ``client_tls``, for a key with a certificate. ``requests`` counts token requests, ``succeeded`` and
+    ``failed`` how they ended, ``failures`` those that failed in a row. Time is ``clock`` (monotonic, seconds, counted
+    from the receipt of a token: clocks of machines jump and differ).
     """
 
     def __init__(
