@@ -80,6 +80,10 @@ class Asked(Struct, frozen=True):
     answers: tuple[str, ...] = ()
     """Members one of which the answer has; empty: those of the dialect."""
 
+    def sent(self) -> Asked:
+        """Without the body: a stream may last for minutes, and has no use for it."""
+        return msgspec.structs.replace(self, prepared=msgspec.structs.replace(self.prepared, body=b""))
+
     def pipe(self, call: Call, content_type: str) -> Pipe:
         framer = framer_for(content_type)
         if self.source is call.dialect:
@@ -190,6 +194,7 @@ class Attempts:
             try:
                 asked = await self._asked(call, attempt)
                 response = await self._send(call, attempt, asked, ways)
+                asked = asked.sent()
                 try:
                     async with aclosing(self._frames(call, attempt, asked, response, ways)) as frames:
                         async for frame in frames:
