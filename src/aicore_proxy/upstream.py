@@ -546,10 +546,10 @@ class _Exchange:
         if isinstance(error, aiohttp.ServerDisconnectedError):
             ended = isinstance(error.message, str)  # else aiohttp puts there what it had of a head
         else:
-            ended = isinstance(error, ConnectionError) or getattr(error, "errno", None) in (
-                errno.ECONNRESET,
-                errno.EPIPE,
-            )
+            # Where a body could not be written, aiohttp has what happened as the cause only
+            ended = any(isinstance(e, ConnectionError) for e in (error, error.__cause__)) or getattr(
+                error, "errno", None
+            ) in (errno.ECONNRESET, errno.EPIPE)
         return ended and self.loop.time() - self.started < STALE_WITHIN
 
 

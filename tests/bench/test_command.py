@@ -69,7 +69,8 @@ def test_what_is_counted_is_what_was_served(
     if streamed:
         assert found["times"]["first"]["count"] == 24
         assert found["times"]["gaps"]["count"] == found["events"] - 24
-    assert found["connections_opened"] == (24 if "--new-connections" in options else 4)
+    opened = found["connections_opened"]  # the four that open anew do so before they know that enough was asked
+    assert 24 <= opened <= 28 if "--new-connections" in options else opened == 4
 
 
 def test_a_duration_ends_it(proxy: Proxy, tmp_path: Path) -> None:

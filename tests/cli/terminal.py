@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import fcntl
 import os
 import pty
@@ -28,6 +29,7 @@ class Terminal:
     def __init__(self, process: subprocess.Popen[bytes], master: int) -> None:
         self.process = process
         self.raw = ""
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a character may come in pieces
         self._master = master
 
     @property
@@ -67,7 +69,7 @@ class Terminal:
             piece = os.read(self._master, 65536)
         except OSError:  # Linux's way to say that nobody is left at the other side
             return False
-        self.raw += piece.decode("utf-8", "replace")
+        self.raw += self._decoder.decode(piece)
         return bool(piece)
 
 

@@ -162,6 +162,7 @@ def test_a_conversation(environ: dict[str, str]) -> None:
         talk.until("forgotten")
         talk.type("/what\r")
         talk.until("Ctrl-C stops an answer.")
+        talk.until("> ")  # before it Ctrl-D would be lost: the terminal is not the line's yet
         talk.type("\x04")
         assert talk.ended() == 0
 
@@ -199,6 +200,7 @@ def test_ctrl_c_stops_an_answer_and_what_came_stays(environ: dict[str, str], sim
         talk.until("> ")
         talk.type("Go on\r")
         talk.until("You said: Go on\n")
+        talk.until("> ")
         talk.type("\x04")
         assert talk.ended() == 0
     body = simulator.requests()[-1]["body"]

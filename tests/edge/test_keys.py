@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import stat
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -208,8 +209,8 @@ def obtain(folder: Path) -> str:
 
 
 def test_processes_that_start_at_once_agree(tmp_path: Path) -> None:
-    with multiprocessing.get_context("spawn").Pool(4) as pool:
-        keys = pool.map(obtain, [tmp_path / str(number // 8) for number in range(64)])
+    with ProcessPoolExecutor(4, mp_context=multiprocessing.get_context("spawn")) as pool:
+        keys = list(pool.map(obtain, [tmp_path / str(number // 8) for number in range(64)]))
     assert [len(set(keys[start : start + 8])) for start in range(0, 64, 8)] == [1] * 8
 
 
