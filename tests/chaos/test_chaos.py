@@ -17,7 +17,7 @@ import pytest
 from tests.chaos.chaos import MODELS, Chaos, Episode, Result, Verdict, judged
 from tests.end_to_end.conftest import Proxy, Simulator, running_proxy, running_simulator
 
-SECONDS = float(os.environ.get("CHAOS_SECONDS", "8"))
+SECONDS = float(os.environ.get("CHAOS_SECONDS", "6"))
 SEED = int(os.environ.get("CHAOS_SEED", "20261125"))
 SUBACCOUNTS = tuple(f"sub-{number}" for number in range(4))
 SETTINGS = {
@@ -130,7 +130,7 @@ def explained(proxy: Proxy, failure: str) -> str:
 async def test_without_failover_the_oracle_reports(tmp_path: Path) -> None:
     with house(tmp_path, max_attempts="1") as (simulator, proxy):
         chaos = chaos_of(simulator, proxy, clients=60)
-        await chaos.run(6)
+        await chaos.run(5)
 
         assert verdict_of(chaos).failures
 
