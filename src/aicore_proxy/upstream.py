@@ -605,7 +605,10 @@ def open_socket(address: tuple[int, int, int, str, tuple[object, ...]]) -> socke
     family, kind, protocol, _, _ = address
     opened = socket.socket(family, kind, protocol)
     opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 20), ("TCP_KEEPCNT", 3)):
+    # Not all at the same moment: of the probes of 10,000 connections that went silent together, the kernel drops so
+    # many for want of room that some connections lose all of theirs, and end
+    idle = 40 + opened.fileno() % 61
+    for option, value in (("TCP_KEEPIDLE", idle), ("TCP_KEEPINTVL", 20), ("TCP_KEEPCNT", 3)):
         if hasattr(socket, option):  # macOS has no TCP_KEEPIDLE before 3.10
             opened.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
     return opened

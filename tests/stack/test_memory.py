@@ -1,16 +1,17 @@
-"""What outlives a request: connections live for long, and must hold nothing of those that they have carried."""
+"""Connections that live for long: they hold nothing of the requests that they carried, and do not all end together."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
 import os
+import socket
 import sys
 from contextlib import suppress
 
 from tests.stack.peers import listening, scripted, whole
 
-from aicore_proxy.upstream import AiohttpUpstream, UpstreamRequest
+from aicore_proxy.upstream import AiohttpUpstream, UpstreamRequest, open_socket
 
 
 async def test_a_pooled_connection_holds_no_body(upstream: AiohttpUpstream) -> None:
@@ -42,3 +43,15 @@ async def test_a_request_that_is_given_up_leaves_no_body_to_the_garbage_collecto
             assert sys.getrefcount(body) == before
     finally:
         gc.enable()
+
+
+def test_connections_that_went_silent_together_are_probed_at_different_times() -> None:
+    opened = [open_socket((socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", 0))) for _ in range(100)]
+    try:
+        idle = [each.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) for each in opened]
+    finally:
+        for each in opened:
+            each.close()
+    assert min(idle) >= 40
+    assert max(idle) <= 100
+    assert len(set(idle)) > 50
