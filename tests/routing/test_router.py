@@ -283,6 +283,21 @@ def test_an_overloaded_home_takes_no_new_conversation() -> None:
     assert router.plan(Query("m", 0.0, 0.0, 7), candidates).ranked[0] != home
 
 
+def test_one_prompt_that_many_send_at_once_is_spread() -> None:
+    health = Health()
+    router = sticky(health, Affinity())
+    candidates = deployments("a", "b", "c", "d")
+    home = served(router, candidates, 7, 0.0)
+    counts: Counter[str] = Counter()
+    for _ in range(400):
+        chosen = router.plan(Query("m", 1.0, 0.0, 7), candidates).ranked[0]
+        router.begin(chosen, 1.0)
+        counts[chosen.id] += 1
+
+    assert counts[home.id] == max(counts.values()) <= 1.25 * 400 / 4 + 5
+    assert len(counts) == 4
+
+
 def test_affinity_forgets_the_longest_unused() -> None:
     affinity = Affinity(kept=10)
     only = deployments("a")[0]

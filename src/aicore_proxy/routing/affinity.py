@@ -52,16 +52,14 @@ class Affinity:
         # agree without a word (Python's own hash of a pair shares out unevenly)
         seeds = self._seed
         ranked = sorted(candidates, key=lambda deployment: (session ^ seeds(deployment)) * MULTIPLIER & MASK)
-        for place in self._places.get(session, ()):
-            if now - place.used < place.warm:
-                for position, deployment in enumerate(ranked):
-                    if deployment.id == place.deployment:
-                        ranked.insert(0, ranked.pop(position))
-                        return ranked
-        loads = [in_flight(deployment) for deployment in ranked]
-        most = FACTOR * sum(loads) / len(loads) + SLACK
-        # The mean is below it: there is always one
-        position = next(position for position, load in enumerate(loads) if load < most)
+        loads = {deployment.id: in_flight(deployment) for deployment in ranked}
+        most = FACTOR * sum(loads.values()) / len(loads) + SLACK
+        homes = [place.deployment for place in self._places.get(session, ()) if now - place.used < place.warm]
+        # A home that has far more than its share is full, also for those whose prefix it holds: one prompt that many
+        # clients send at once is one conversation here. The mean is below the bound: there is always somebody
+        wanted = [identity for identity in homes if identity in loads] + [deployment.id for deployment in ranked]
+        chosen = next(identity for identity in wanted if loads[identity] < most)
+        position = next(position for position, deployment in enumerate(ranked) if deployment.id == chosen)
         ranked.insert(0, ranked.pop(position))
         return ranked
 
