@@ -52,15 +52,19 @@ class Affinity:
         # agree without a word (Python's own hash of a pair shares out unevenly)
         seeds = self._seed
         ranked = sorted(candidates, key=lambda deployment: (session ^ seeds(deployment)) * MULTIPLIER & MASK)
-        loads = {deployment.id: in_flight(deployment) for deployment in ranked}
-        most = FACTOR * sum(loads.values()) / len(loads) + SLACK
         homes = [place.deployment for place in self._places.get(session, ()) if now - place.used < place.warm]
+        wanted = sorted(ranked, key=lambda d: homes.index(d.id) if d.id in homes else len(homes)) if homes else ranked
         # A home that has far more than its share is full, also for those whose prefix it holds: one prompt that many
-        # clients send at once is one conversation here. The mean is below the bound: there is always somebody
-        wanted = [identity for identity in homes if identity in loads] + [deployment.id for deployment in ranked]
-        chosen = next(identity for identity in wanted if loads[identity] < most)
-        position = next(position for position, deployment in enumerate(ranked) if deployment.id == chosen)
-        ranked.insert(0, ranked.pop(position))
+        # clients send at once is one conversation here
+        first = wanted[0]
+        if in_flight(first) >= SLACK:
+            loads = [in_flight(deployment) for deployment in wanted]
+            most = FACTOR * sum(loads) / len(loads) + SLACK
+            # The mean is below it: there is always one
+            first = next(deployment for deployment, load in zip(wanted, loads, strict=True) if load < most)
+        if first is not ranked[0]:
+            ranked.remove(first)
+            ranked.insert(0, first)
         return ranked
 
     def warm(self, session: int, deployment: Deployment, now: float) -> bool:
