@@ -221,7 +221,7 @@ def _clean(results: Results) -> Iterator[str]:
     for ladder in LADDERS:
         if (clean := results.clean.get(ladder.name)) is not None:
             broke = f"{clean.broke}: {clean.why}" if clean.broke else "all steps held"
-            core = "–" if ladder.name == DIRECT else f"{clean.core:.0%}"
+            core = "–" if ladder.name == DIRECT or clean.core < 0 else f"{clean.core:.0%}"
             rows.append((ladder.name, str(clean.held), core, f"{number(clean.newcomer, 1e3)} ms", broke))
     yield from table(("", "held", "of a core", "new clients", "first step not held"), rows)
 
