@@ -26,17 +26,6 @@ class Verdict(Enum):
     IGNORED = "ignored"
 
 
-class Trip(Enum):
-    """Why a breaker opened."""
-
-    CONSECUTIVE = "consecutive"
-    ERROR_RATE = "error_rate"
-    SLOW = "slow"
-    PROBE = "probe"
-    CONNECTIONS = "connections"
-    CREDENTIALS = "credentials"
-
-
 class Limits(Struct, frozen=True):
     """When a breaker opens, and for how long. Times in seconds, shares of 1."""
 
@@ -91,10 +80,7 @@ class Tally:
 
 
 class Breaker:
-    """One upstream's breaker. ``begin`` when an attempt is sent, ``end`` with its verdict: always both.
-
-    ``reason``: why it opened last.
-    """
+    """One upstream's breaker. ``begin`` when an attempt is sent, ``end`` with its verdict: always both."""
 
     def __init__(self, limits: Limits = DEFAULT) -> None:
         self.limits = limits
@@ -106,7 +92,6 @@ class Breaker:
         self._closed_at = float("-inf")
         self._probing = False
         self._good_probes = 0
-        self.reason: Trip | None = None
 
     def state(self, now: float) -> State:
         if self._until is None:
@@ -149,12 +134,11 @@ class Breaker:
             self._judged(now, verdict, chance, slow)
         # What was sent before it opened says nothing new
 
-    def trip(self, now: float, reason: Trip, chance: float) -> None:
+    def trip(self, now: float, chance: float) -> None:
         """Opens it, for longer each time unless it was closed for long. An open one stays as it is."""
         if self._until is not None and now < self._until:
             return
         self._good_probes = 0
-        self.reason = reason
         fresh = self._until is None and now - self._closed_at >= self.limits.forgiven
         self._open_time = (
             self.limits.open_time if fresh else min(self._open_time * 2, max(self.limits.longest, self._open_time))
@@ -177,7 +161,7 @@ class Breaker:
         if self._until is None:
             return
         if verdict is Verdict.BAD:
-            self.trip(now, Trip.PROBE, chance)
+            self.trip(now, chance)
         elif verdict is Verdict.GOOD:
             self._good_probes += 1
             if self._good_probes >= self.limits.probes:
@@ -191,12 +175,11 @@ class Breaker:
             bad = verdict is Verdict.BAD
             self._errors.add(now, bad=bad)
             self._failures = self._failures + 1 if bad else 0
-        if self._failures >= limits.consecutive:
-            self.trip(now, Trip.CONSECUTIVE, chance)
-        elif verdict is Verdict.BAD and self._errors.exceeds(now, limits.error_least, limits.error_share):
-            self.trip(now, Trip.ERROR_RATE, chance)
-        elif slow and self._slow.exceeds(now, limits.slow_least, limits.slow_share):
-            self.trip(now, Trip.SLOW, chance)
+        failing = self._failures >= limits.consecutive or (
+            verdict is Verdict.BAD and self._errors.exceeds(now, limits.error_least, limits.error_share)
+        )
+        if failing or (slow and self._slow.exceeds(now, limits.slow_least, limits.slow_share)):
+            self.trip(now, chance)
 
     def _close(self, now: float) -> None:
         self._until = None

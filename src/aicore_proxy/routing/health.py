@@ -15,7 +15,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from aicore_proxy.landscape import Deployment
-from aicore_proxy.routing.breaker import DEFAULT, Breaker, Limits, State, Trip, Verdict
+from aicore_proxy.routing.breaker import DEFAULT, Breaker, Limits, State, Verdict
 from aicore_proxy.routing.cooldown import LONGEST, Cooldowns
 from aicore_proxy.routing.outcome import Outcome
 
@@ -389,7 +389,7 @@ class Health:
         elif refused:
             place.unauthorized += 1
             if place.unauthorized >= UNAUTHORIZED:
-                place.breaker.trip(now, Trip.CREDENTIALS, chance)
+                place.breaker.trip(now, chance)
         elif ending.edge:
             self._edge_failed(place, permit.deployment, now, chance)
         elif verdict is Verdict.GOOD:
@@ -402,7 +402,7 @@ class Health:
         recent = [at for at in place.edge_failures.values() if now - at <= EDGE_WINDOW]
         size = self._sizes.get(deployment.subaccount, 1)
         if size > 1 and len(recent) >= min(EDGE_DEPLOYMENTS, size):
-            place.breaker.trip(now, Trip.CONNECTIONS, chance)
+            place.breaker.trip(now, chance)
             place.edge_failures.clear()
 
 
