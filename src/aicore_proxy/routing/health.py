@@ -138,17 +138,13 @@ class _Place:
 
 
 class Health:
-    """Owns what changes between requests. ``caps``: requests in flight at most, by deployment id; none: no limit.
-    ``remembers`` False: nothing is ever skipped but for a cap. ``tell``: what is news for other workers, which take it
-    with ``heard``."""
+    """Owns what changes between requests. ``tell``: what is news for other workers, which take it with ``heard``."""
 
-    def __init__(
-        self, limits: Limits = DEFAULT, caps: Mapping[str, int] | None = None, *, remembers: bool = True
-    ) -> None:
+    def __init__(self, limits: Limits = DEFAULT) -> None:
         self._limits = limits
-        self._caps = caps or {}
+        self._caps: Mapping[str, int] = {}
         self._cap: int | None = None
-        self._remembers = remembers
+        self._remembers = True
         self._known: dict[str, _Known] = {}
         self._places: dict[str, _Place] = {}
         self._sizes: Mapping[str, int] = {}
@@ -158,7 +154,8 @@ class Health:
         """Whether a breaker may be other than closed: False saves looking."""
 
     def become(self, limits: Limits, caps: Mapping[str, int], cap: int | None, *, remembers: bool) -> None:
-        """Takes other limits; what is known stays. ``cap``: of deployments that ``caps`` does not name."""
+        """Takes other limits; what is known stays. ``caps``: requests in flight at most, by deployment id; ``cap``: of
+        all others, None: no limit. ``remembers`` False: nothing is ever skipped but for a cap."""
         self._limits, self._caps, self._cap, self._remembers = limits, caps, cap, remembers
         for breaker in [*(k.breaker for k in self._known.values()), *(p.breaker for p in self._places.values())]:
             breaker.limits = limits

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from msgspec import Struct
 
 from aicore_proxy.landscape import Deployment
 from aicore_proxy.routing.affinity import Affinity
 from aicore_proxy.routing.health import Health
+
+T = TypeVar("T")
 
 UNMEASURED = 1.0
 """Seconds that a deployment without a measured latency counts as."""
@@ -59,7 +61,7 @@ class Weighted:
         self._credit: dict[tuple[str, str], float] = {}
 
     def rank(self, query: Query, candidates: Sequence[Deployment]) -> Sequence[Deployment]:
-        weights = {d.id: self._weight(d) for d in candidates}
+        weights = {d.id: named(self._weights, d, 1.0) for d in candidates}
         with self._lock:
             for deployment_id, weight in weights.items():
                 key = (query.model, deployment_id)
@@ -69,9 +71,6 @@ class Weighted:
             )
             self._credit[query.model, ranked[0].id] -= sum(weights.values())
         return ranked
-
-    def _weight(self, deployment: Deployment) -> float:
-        return self._weights.get(deployment.id, self._weights.get(deployment.subaccount, 1.0))
 
 
 class LeastOutstanding:
@@ -126,8 +125,12 @@ class Tiered:
     def rank(self, query: Query, candidates: Sequence[Deployment]) -> Sequence[Deployment]:
         tiers: dict[int, list[Deployment]] = {}
         for deployment in candidates:
-            tier = self._tiers.get(deployment.id, self._tiers.get(deployment.subaccount, 0))
-            tiers.setdefault(tier, []).append(deployment)
+            tiers.setdefault(named(self._tiers, deployment, 0), []).append(deployment)
         first, *later = [tiers[number] for number in sorted(tiers)]
         # Only the tier that is asked takes a turn
         return [*self._inner.rank(query, first), *(deployment for tier in later for deployment in tier)]
+
+
+def named(values: Mapping[str, T], deployment: Deployment, otherwise: T) -> T:
+    """What ``values`` has for a deployment: by its id, else by its subaccount's alias, else ``otherwise``."""
+    return values.get(deployment.id, values.get(deployment.subaccount, otherwise))
