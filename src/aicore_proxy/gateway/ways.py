@@ -63,13 +63,14 @@ class Ways:
             if not self._asked and not self._call.may_fall_back and self._queues.waiting(self._call.sap_model):
                 await self._queue()  # whoever waits comes first
             while True:
-                now = time.monotonic()
-                if self._faults and now >= self._call.deadline:
+                query = self._query(time.monotonic())
+                if self._faults and query.now >= self._call.deadline:
                     return None
-                following = self._next(self._query(now))
+                following = self._next(query)
                 if following is None:
-                    if not await self._recovered(self._query(now)):
+                    if not await self._recovered(query):
                         return None
+                    self._left, self._asked = None, []  # a new plan
                 elif following.pause == 0 or await self._paused(following):
                     return self._begun(following.deployment)
         finally:
@@ -171,7 +172,6 @@ class Ways:
             if self._call.may_fall_back:
                 return False
             await self._queue()
-            self._left, self._asked = None, []
             return True
         if recovery is None or recovery.reason is not Reason.COOLDOWN:
             return False
@@ -181,7 +181,6 @@ class Ways:
         self._wait -= pause
         with self._call.waiting():
             await asyncio.sleep(pause + min(SPREAD, pause) * self._chance())
-        self._left, self._asked = None, []
         return True
 
 

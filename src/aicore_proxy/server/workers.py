@@ -433,6 +433,7 @@ class Workers:
         return True
 
     def _told_to_end(self) -> bool:
+        # A call, since the type checker believes that an attribute stays as it is while others run
         return self._ending
 
     def _take_over(self, new: Worker) -> None:
