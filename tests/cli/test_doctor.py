@@ -36,11 +36,6 @@ from aicore_proxy.simulator.landscape import Landscape, SubaccountSpec
 
 
 @pytest.fixture
-def patient(tmp_path: Path) -> Iterator[Patient]:
-    yield from treated(Landscape((EU,)), tmp_path)
-
-
-@pytest.fixture
 def two(tmp_path: Path) -> Iterator[Patient]:
     yield from treated(Landscape((EU, SubaccountSpec("us", (GPT,)))), tmp_path)
 

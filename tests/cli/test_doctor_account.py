@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from tests.cli.doctoring import (
     EMBEDDING,
     ENTRIES,
     ESCAPE,
-    EU,
     GEMINI,
     GPT,
     Patient,
@@ -26,12 +24,6 @@ from tests.cli.doctoring import (
 )
 
 from aicore_proxy.simulator.landscape import DeploymentSpec, Landscape, SubaccountSpec
-
-
-@pytest.fixture
-def patient(tmp_path: Path) -> Iterator[Patient]:
-    yield from treated(Landscape((EU,)), tmp_path)
-
 
 # The AI API
 

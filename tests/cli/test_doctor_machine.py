@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -25,17 +24,10 @@ from tests.cli.doctoring import (
     Patient,
     advised,
     closed_port,
-    treated,
 )
 
 from aicore_proxy.simulator import in_thread
 from aicore_proxy.simulator.landscape import Landscape
-
-
-@pytest.fixture
-def patient(tmp_path: Path) -> Iterator[Patient]:
-    yield from treated(Landscape((EU,)), tmp_path)
-
 
 # This machine
 
