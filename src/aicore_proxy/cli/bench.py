@@ -12,6 +12,7 @@ import click
 from aicore_proxy.bench import generator, summary
 from aicore_proxy.bench.tally import Plan, Progress
 from aicore_proxy.bench.target import target_of
+from aicore_proxy.cli.options import json_option, seconds_option
 from aicore_proxy.cli.terminal import Terminal
 
 DURATION = 10.0
@@ -33,16 +34,10 @@ KEYS = ("AICORE_PROXY_API_KEY", "OPENAI_API_KEY", "ANTHROPIC_API_KEY")
 @click.option("--size", type=click.IntRange(0, 64_000_000), default=1024, show_default=True, help="Bytes of a body.")
 @click.option("--max-tokens", type=click.IntRange(1), default=256, show_default=True, help="For Messages.")
 @click.option("--new-connections", is_flag=True, help="A new connection for every request.")
-@click.option(
-    "--timeout",
-    type=click.FloatRange(0, min_open=True),
-    default=60.0,
-    show_default=True,
-    help="Seconds of silence that end a request.",
-)
+@seconds_option("--timeout", 60.0, "Seconds of silence that end a request.")
 @click.option("--ca", type=click.Path(exists=True, dir_okay=False), help="Certificates to trust (PEM).")
 @click.option("--insecure", is_flag=True, help="Do not check certificates.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@json_option("Print the result as JSON.")
 def bench(url: str, **options: Any) -> None:
     """Put load on the endpoint at URL and tell what it bears.
 

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import click
 
-from aicore_proxy.cli.loading import config_option
+from aicore_proxy.cli.options import config_option, json_option
 from aicore_proxy.config.document import Document, printable, read_document
 from aicore_proxy.config.imports import imported
 from aicore_proxy.config.load import Loaded, load
@@ -68,7 +68,7 @@ def check(file: Path | None, config: Path | None) -> None:
 
 @config.command("show")
 @config_option
-@click.option("--json", "as_json", is_flag=True, help="As JSON, for scripts.")
+@json_option("As JSON, for scripts.")
 @click.option("--changed", is_flag=True, help="Only what is not a default.")
 def show(config: Path | None, as_json: bool, changed: bool) -> None:
     """Show every setting, and where its value is from. Secrets are masked."""

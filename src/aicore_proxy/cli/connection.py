@@ -18,11 +18,12 @@ from urllib.parse import urlsplit, urlunsplit
 import click
 from msgspec import Struct
 
-from aicore_proxy.cli.loading import config_option, loaded_settings
+from aicore_proxy.cli.here import address_of, url_of
+from aicore_proxy.cli.loading import loaded_settings
+from aicore_proxy.cli.options import config_option
 from aicore_proxy.config.settings import Settings, is_loopback, state_folder
 from aicore_proxy.server.keyfile import FILE_NAME
 
-LOOPBACK = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - what is listened on, not what we open
 TIMEOUT = 600.0
 """Seconds without a byte of an answer: models think for minutes."""
 LONGEST_ERROR = 65536
@@ -92,9 +93,7 @@ def _url(given: str | None, settings: Settings) -> str:
     if given is None:
         if settings.port == 0:
             raise click.ClickException("The proxy's port is 0, any free one: say with --url which one it became.")
-        host = LOOPBACK.get(settings.host, settings.host)
-        scheme = "https" if settings.tls_certificate else "http"
-        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{settings.port}"
+        return url_of(address_of(settings.host), settings.port, tls=bool(settings.tls_certificate))
     problem = click.ClickException(f"'{given}' is not a proxy's URL: it should look like http://127.0.0.1:3001.")
     try:
         parts = urlsplit(given if "://" in given else f"http://{given}")

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import http.client
-import ssl
 from pathlib import Path
 
 import click
 
-from aicore_proxy.cli.loading import config_option, loaded_settings
-
-PATH = "/health/ready"
-LOOPBACK = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - what is listened on, not what we open
-"""Where a proxy that listens on all addresses is asked."""
+from aicore_proxy.cli.here import READY, address_of, readiness, url_of
+from aicore_proxy.cli.loading import loaded_settings
+from aicore_proxy.cli.options import config_option, seconds_option
 
 
 @click.command()
@@ -20,9 +17,7 @@ LOOPBACK = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 
 @click.option("--host", help="Address to ask (the one that the proxy is set to listen on).")
 @click.option("--port", type=click.IntRange(1, 65535), help="Port to ask (PORT, then AICORE_PROXY_PORT, then 3001).")
 @click.option("--tls", is_flag=True, help="The proxy itself speaks TLS; its certificate is not checked.")
-@click.option(
-    "--timeout", type=click.FloatRange(0, min_open=True), default=5.0, show_default=True, help="Seconds to wait."
-)
+@seconds_option("--timeout", 5.0, "Seconds to wait.")
 def health(config: Path | None, host: str | None, port: int | None, tls: bool, timeout: float) -> None:
     """Ask whether the proxy is ready: exit code 0 if it is, 1 if not.
 
@@ -32,32 +27,16 @@ def health(config: Path | None, host: str | None, port: int | None, tls: bool, t
     tls = tls or bool(settings.tls_certificate)
     if settings.port == 0:
         raise click.ClickException("Port 0 means any free one: say with --port which one it became.")
-    address = LOOPBACK.get(settings.host, settings.host)
-    shown = f"{'https' if tls else 'http'}://{f'[{address}]' if ':' in address else address}:{settings.port}{PATH}"
+    address = address_of(settings.host)
+    shown = url_of(address, settings.port, tls=tls) + READY
     try:
-        status = _status(address, settings.port, tls=tls, timeout=timeout)
+        with readiness(address, settings.port, tls=tls, timeout=timeout) as answer:
+            status = answer.status
     except (OSError, http.client.HTTPException) as error:
         raise click.ClickException(f"No answer from {shown}: {_words(error)}.") from None
     if status != 200:
         raise click.ClickException(f"Not ready: {shown} answers {status}.")
     click.echo("ready")
-
-
-def _status(address: str, port: int, *, tls: bool, timeout: float) -> int:
-    """The status of the answer. Never through the environment's HTTP proxies. Raises OSError and HTTPException."""
-    connection: http.client.HTTPConnection
-    if tls:
-        context = ssl.create_default_context()
-        context.check_hostname = False  # it is issued for the public name, and we ask the loopback address
-        context.verify_mode = ssl.CERT_NONE
-        connection = http.client.HTTPSConnection(address, port, timeout=timeout, context=context)
-    else:
-        connection = http.client.HTTPConnection(address, port, timeout=timeout)
-    try:
-        connection.request("GET", PATH, headers={"Connection": "close"})
-        return connection.getresponse().status
-    finally:
-        connection.close()
 
 
 def _words(error: OSError | http.client.HTTPException) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import click
@@ -14,20 +13,18 @@ from aicore_proxy.config.settings import SettingsError, home_of
 from aicore_proxy.sap.credentials import CredentialsError, Found
 from aicore_proxy.server.configuration import find_credentials
 
-config_option = click.option(
-    "--config",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Configuration file (AICORE_PROXY_CONFIG, then aicore-proxy.yaml here, then the user's own).",
-)
-
 
 def loaded_settings(options: Mapping[str, Any]) -> Loaded:
     """The settings; ``options``: of the command line, with ``config``. Raises ClickException with every problem."""
     try:
-        overrides = {name: value for name, value in options.items() if name != "config"}
-        return load(os.environ, overrides, file=options.get("config"))
+        return load(os.environ, overrides_of(options), file=options.get("config"))
     except SettingsError as error:
         raise click.ClickException("\n".join(["The settings are not usable:", *error.problems])) from None
+
+
+def overrides_of(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings among the options of the command line."""
+    return {name: value for name, value in options.items() if name != "config"}
 
 
 def found_credentials(loaded: Loaded) -> Found:

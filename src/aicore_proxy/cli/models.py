@@ -19,8 +19,9 @@ from msgspec import Struct
 from aicore_proxy.cli.accounts import Account, accounts, unserved_listed
 from aicore_proxy.cli.demo import simulated
 from aicore_proxy.cli.doctor import advice
-from aicore_proxy.cli.loading import config_option, found_credentials, loaded_settings
+from aicore_proxy.cli.loading import found_credentials, loaded_settings
 from aicore_proxy.cli.looking import leave, look
+from aicore_proxy.cli.options import config_option, json_option, seconds_option
 from aicore_proxy.cli.terminal import Terminal, out
 from aicore_proxy.config.settings import Settings
 from aicore_proxy.landscape import Catalog, Deployment, Naming, admitted, catalog_of
@@ -68,15 +69,9 @@ class Model(Struct, frozen=True):
 @click.option("--subaccount", "subaccounts", multiple=True, help="Only of this one (several times).")
 @click.option("--all", "everything", is_flag=True, help="Also what does not run, or is not served.")
 @click.option("--available", is_flag=True, help="Instead: what SAP offers and is not deployed.")
-@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@json_option()
 @click.option("--demo", is_flag=True, help="Of the embedded simulator instead of an account.")
-@click.option(
-    "--timeout",
-    type=click.FloatRange(0, min_open=True),
-    default=20.0,
-    show_default=True,
-    help="Seconds that SAP may take for one answer.",
-)
+@seconds_option("--timeout", 20.0, "Seconds that SAP may take for one answer.")
 def models(
     patterns: tuple[str, ...],
     config: Path | None,

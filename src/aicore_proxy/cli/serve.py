@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aicore_proxy.cli.demo import simulated
-from aicore_proxy.cli.loading import config_option, found_credentials, loaded_settings
+from aicore_proxy.cli.here import url_of
+from aicore_proxy.cli.loading import found_credentials, loaded_settings, overrides_of
+from aicore_proxy.cli.options import config_option
 from aicore_proxy.config.load import Loaded
 from aicore_proxy.config.settings import Settings, SettingsError, is_loopback, state_folder
 from aicore_proxy.gateway.keys import ClientKey, client_key
@@ -97,7 +99,7 @@ def _serve(loaded: Loaded, found: Found, options: dict[str, Any], demo: Sequence
         raise click.ClickException("\n".join(["The settings are not usable:", *error.problems])) from None
     slots = _slots(settings)
     host, port = slots[0][0].getsockname()[:2]
-    url = f"{'https' if settings.tls_certificate else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
+    url = url_of(host, port, tls=bool(settings.tls_certificate))
     told = [] if loaded.file is None else [f"Configuration: {loaded.file}"]
     told += demo or [f"Service keys: {found.source}"]
     told += [*loaded.notes, *found.notes, f"Base URL: {url}", _key_line(settings, made, shown_always=bool(demo))]
@@ -106,9 +108,8 @@ def _serve(loaded: Loaded, found: Found, options: dict[str, Any], demo: Sequence
     key = settings.api_key or (made.key if made is not None else "")
     greeting = Greeting(url, key if demo and key else "$AICORE_PROXY_API_KEY")
 
-    overrides = {name: value for name, value in options.items() if name != "config"}
     # The very file that was found: one that is deleted is an error, and not a reason to look elsewhere
-    load = Source(os.environ, overrides, file=loaded.file, simulated=found if demo else None).load
+    load = Source(os.environ, overrides_of(options), file=loaded.file, simulated=found if demo else None).load
     files = (*loaded.files, *found.files)
     try:
         if settings.workers == 1:

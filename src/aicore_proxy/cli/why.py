@@ -10,6 +10,7 @@ from urllib.parse import quote
 import click
 
 from aicore_proxy.cli.connection import ProxyError, asked, connection_of, connection_options
+from aicore_proxy.cli.options import json_option
 from aicore_proxy.cli.terminal import Terminal, out
 
 REASONS = {
@@ -23,7 +24,7 @@ REASONS = {
 
 @click.command()
 @click.argument("request_id")
-@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+@json_option("Print it as JSON.")
 @connection_options
 def why(request_id: str, as_json: bool, url: str | None, key: str | None, config: Path | None) -> None:
     """Show how a request was routed: who could be asked, who was skipped and why, and each attempt.

@@ -15,8 +15,8 @@ from aicore_proxy.cli.demo import simulated
 from aicore_proxy.cli.doctor.examination import Wanted, abroad, at_home
 from aicore_proxy.cli.doctor.finding import Finding, Section
 from aicore_proxy.cli.doctor.report import document, printed, summary
-from aicore_proxy.cli.loading import config_option
 from aicore_proxy.cli.looking import leave, look
+from aicore_proxy.cli.options import config_option, json_option, seconds_option
 from aicore_proxy.cli.terminal import Terminal, out
 
 INTERRUPTED = 130
@@ -28,22 +28,10 @@ CLEAR = "\r\x1b[K"
 @config_option
 @click.option("--model", "models", multiple=True, help="Call only models that meet this pattern (several times).")
 @click.option("--no-calls", is_flag=True, help="Call no model.")
-@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@json_option()
 @click.option("--demo", is_flag=True, help="Look at the embedded simulator instead of an account.")
-@click.option(
-    "--timeout",
-    type=click.FloatRange(0, min_open=True),
-    default=20.0,
-    show_default=True,
-    help="Seconds that one step may take.",
-)
-@click.option(
-    "--deadline",
-    type=click.FloatRange(0, min_open=True),
-    default=120.0,
-    show_default=True,
-    help="Seconds that all of it may take.",
-)
+@seconds_option("--timeout", 20.0, "Seconds that one step may take.")
+@seconds_option("--deadline", 120.0, "Seconds that all of it may take.")
 def doctor(
     config: Path | None,
     models: tuple[str, ...],

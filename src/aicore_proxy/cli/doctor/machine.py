@@ -13,20 +13,21 @@ from pathlib import Path
 from yarl import URL
 
 from aicore_proxy.cli.doctor.finding import Section
+from aicore_proxy.cli.here import address_of, readiness
 from aicore_proxy.config.settings import Settings
 from aicore_proxy.sap.certificate import validity
+from aicore_proxy.server.keyfile import FILE_NAME
 from aicore_proxy.upstream import CA_VARIABLES, Proxies, tls_context, without_credentials
 
 ENOUGH_DESCRIPTORS = 4096
 """Every stream takes two."""
 PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
-LOOPBACK = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - what is listened on, not what we open
 
 
 def look_at_keys(section: Section, settings: Settings, state: Path) -> None:
     """Clients' keys, as far as they let the proxy start."""
     configured = len(settings.keys) + bool(settings.api_key)
-    kept = state / "api-key"
+    kept = state / FILE_NAME
     if configured:
         section.ok("client_keys", "Client keys", f"{configured} configured", configured=configured)
     elif kept.is_file():
@@ -107,22 +108,12 @@ def _bind(host: str, port: int) -> None:
 
 def _is_ours(settings: Settings) -> bool:
     """Whether what listens there answers as this proxy does."""
-    host = LOOPBACK.get(settings.host, settings.host)
-    connection: http.client.HTTPConnection
-    if settings.tls_certificate:
-        context = ssl.create_default_context()
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # nothing is sent but a health check
-        connection = http.client.HTTPSConnection(host, settings.port, timeout=3, context=context)
-    else:
-        connection = http.client.HTTPConnection(host, settings.port, timeout=3)
+    tls = bool(settings.tls_certificate)
     try:
-        connection.request("GET", "/health/ready", headers={"Connection": "close"})
-        answer = connection.getresponse()
-        return answer.status in (200, 503) and b'ready"}' in answer.read(4096)
+        with readiness(address_of(settings.host), settings.port, tls=tls, timeout=3) as answer:
+            return answer.status in (200, 503) and b'ready"}' in answer.read(4096)
     except (OSError, http.client.HTTPException):
         return False
-    finally:
-        connection.close()
 
 
 def look_at_certificate(section: Section, settings: Settings) -> None:
