@@ -18,7 +18,7 @@ from aicore_proxy.cli.here import url_of
 from aicore_proxy.cli.loading import found_credentials, loaded_settings, overrides_of
 from aicore_proxy.cli.options import config_option
 from aicore_proxy.config.load import Loaded
-from aicore_proxy.config.settings import Settings, SettingsError, is_loopback, state_folder
+from aicore_proxy.config.settings import Settings, SettingsError, state_folder
 from aicore_proxy.gateway.keys import ClientKey, client_key
 from aicore_proxy.gateway.listing import names
 from aicore_proxy.sap.credentials import Found, service_key
@@ -66,7 +66,7 @@ def listening(command: Callable[..., None]) -> Callable[..., None]:
 @listening
 def serve(**options: Any) -> None:
     """Serve the models of your SAP AI Core account."""
-    loaded = _settings(options)
+    loaded = loaded_settings(options)
     found = found_credentials(loaded)
     if not found.keys:
         raise click.ClickException(NO_KEY)
@@ -77,7 +77,7 @@ def serve(**options: Any) -> None:
 @listening
 def run(**options: Any) -> None:
     """Serve your account if there is a service key, else a demo on the embedded simulator."""
-    loaded = _settings(options)
+    loaded = loaded_settings(options)
     found = found_credentials(loaded)
     if found.keys:
         _serve(loaded, found, options)
@@ -119,15 +119,6 @@ def _serve(loaded: Loaded, found: Found, options: dict[str, Any], demo: Sequence
             asyncio.run(_several(configuration, slots, greeting, load, files))
     except (WorkersError, CertificateError, ValueError) as error:
         raise click.ClickException(str(error)) from None
-
-
-def _settings(options: dict[str, Any]) -> Loaded:
-    loaded = loaded_settings(options)
-    settings = loaded.settings
-    if not (is_loopback(settings.host) or settings.api_key or settings.keys):
-        words = f"Listening on {settings.host} lets others in: set AICORE_PROXY_API_KEY, or listen on 127.0.0.1."
-        raise click.ClickException(words)
-    return loaded
 
 
 def default_key(made: KeptKey | None) -> ClientKey | None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from aicore_proxy.config.load import load
-from aicore_proxy.config.settings import Settings, SettingsError, home_of, is_loopback, state_folder
+from aicore_proxy.config.settings import Settings, SettingsError, home_of, state_folder
 from aicore_proxy.gateway.keys import ClientKey, client_key
 from aicore_proxy.sap.credentials import CredentialsError, Found
 from aicore_proxy.sap.token import client_tls
@@ -73,8 +73,6 @@ class Source:
         """The key of an installation that is given none, None: it is given some."""
         if settings.api_key or settings.keys:
             return None
-        if not is_loopback(settings.host):
-            raise SettingsError([f"No key is left, and listening on {settings.host} lets others in."])
         return client_key(DEFAULT_KEY, obtain_key("", state_folder(self._environ)).key)
 
 
