@@ -14,10 +14,6 @@ from typing import Any
 from msgspec import Struct
 from starlette.requests import Request
 
-from aicore_proxy.backends import Backend
-from aicore_proxy.backends.aws_bedrock import AwsBedrock
-from aicore_proxy.backends.azure_openai import AzureOpenAI
-from aicore_proxy.backends.gcp_vertexai import GcpVertexAI
 from aicore_proxy.config.settings import Settings, is_loopback, moment
 from aicore_proxy.gateway.attempts import Attempts, Patience
 from aicore_proxy.gateway.exchange import ClientRequest, Reply, Timings
@@ -26,7 +22,7 @@ from aicore_proxy.gateway.keys import Keys, clashes
 from aicore_proxy.gateway.queues import QueueLimits, Queues
 from aicore_proxy.gateway.seals import SealKeeper
 from aicore_proxy.landscape import Catalog, Deployment
-from aicore_proxy.protocol.dialects import Dialect, anthropic_messages, gemini, openai_chat
+from aicore_proxy.protocol.dialects import anthropic_messages
 from aicore_proxy.protocol.envelope import Envelope
 from aicore_proxy.protocol.fault import Fault
 from aicore_proxy.routing.breaker import State as BreakerState
@@ -40,6 +36,7 @@ from aicore_proxy.server import asgi, listen
 from aicore_proxy.server.application import build_application
 from aicore_proxy.server.configuration import Configuration
 from aicore_proxy.server.endpoints import Endpoints
+from aicore_proxy.server.families import BACKENDS, DIALECTS, EMBEDDERS
 from aicore_proxy.server.forwarded import trusted_proxies
 from aicore_proxy.server.peers import Alone, Peers
 from aicore_proxy.server.routing import build_router, share
@@ -53,17 +50,6 @@ from aicore_proxy.telemetry.recording import Recorder, Rules, folder_of
 from aicore_proxy.telemetry.state import Owners, State
 from aicore_proxy.telemetry.surveys import Surveys
 from aicore_proxy.upstream import AiohttpUpstream, Proxies, tls_context
-
-DIALECTS: Mapping[str, Dialect] = {
-    dialect.name: dialect for dialect in (openai_chat.DIALECT, anthropic_messages.DIALECT, gemini.DIALECT)
-}
-AZURE = AzureOpenAI()
-BACKENDS: Mapping[str, Backend] = {
-    "azure-openai": AZURE,
-    "aws-bedrock": AwsBedrock(),
-    "gcp-vertexai": GcpVertexAI(),
-}
-
 
 FORWARDED = ("x-forwarded-for", "forwarded", "x-real-ip", "via")
 """Fields by which a proxy tells that it asks for somebody else."""
@@ -291,7 +277,7 @@ class Proxy:
         attempts = Attempts(
             router=router,
             backends=BACKENDS,
-            embedders={"azure-openai": AZURE.embeddings},
+            embedders=EMBEDDERS,
             dialects=DIALECTS,
             tokens=tokens,
             upstream=self._recorder.upstream(self._upstream),

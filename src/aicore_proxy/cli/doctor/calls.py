@@ -23,7 +23,7 @@ from aicore_proxy.protocol.profiles import profile_of
 from aicore_proxy.protocol.seal import carried, native
 from aicore_proxy.sap.ai_api import decode, words_of
 from aicore_proxy.sap.token import TokenError, TokenProvider
-from aicore_proxy.server.compose import AZURE, BACKENDS, DIALECTS
+from aicore_proxy.server.families import BACKENDS, DIALECTS, EMBEDDERS
 from aicore_proxy.upstream import Phase, Timeouts, Upstream, UpstreamError, UpstreamRequest, UpstreamResponse
 
 PROMPT = "Reply with: ok"
@@ -106,7 +106,7 @@ def _asked(deployment: Deployment, asking: Asking) -> _Asked:
     """Raises Fault."""
     if asking is EMBEDDINGS:
         body = msgspec.json.encode({"model": deployment.model, "input": "ok"})
-        return _Asked(asking, AZURE.embeddings(Envelope.parse(body)))
+        return _Asked(asking, EMBEDDERS[deployment.executable](Envelope.parse(body)))
     backend: Backend = BACKENDS[deployment.executable]
     client, source = DIALECTS[asking.dialect], DIALECTS[backend.dialect]
     turn = {"role": "user", "content": PROMPT}
