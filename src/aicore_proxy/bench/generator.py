@@ -14,7 +14,7 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -29,8 +29,9 @@ class GeneratorError(Exception):
 
 
 def run(plan: Plan, progress: Callable[[Progress], None] = lambda _: None) -> Tally:
-    """Runs a Plan in a child process and waits for its end. An interrupt (Ctrl-C) ends the run, not its report.
+    """Runs a Plan in a child process and waits for its end.
 
+    Ctrl-C reaches the child too, which then tells what it has: who wants to hear it ignores the signal meanwhile.
     Raises GeneratorError.
     """
     command = [sys.executable, "-m", "aicore_proxy.bench.generator"]
@@ -40,7 +41,8 @@ def run(plan: Plan, progress: Callable[[Progress], None] = lambda _: None) -> Ta
         try:
             child.stdin.write(msgspec.json.encode(plan))
             child.stdin.close()
-            for message in messages(child.stdout):
+            for line in child.stdout:
+                message = json.loads(line)
                 if "progress" in message:
                     progress(msgspec.convert(message["progress"], Progress))
                 elif "result" in message:
@@ -52,18 +54,6 @@ def run(plan: Plan, progress: Callable[[Progress], None] = lambda _: None) -> Ta
         finally:
             child.kill()
     raise GeneratorError("The load generator ended without a result.")
-
-
-def messages(lines: Any) -> Iterator[dict[str, Any]]:
-    """The lines as they come, however often Ctrl-C is pressed: the child, which gets it too, ends by itself."""
-    while True:
-        try:
-            line = lines.readline()
-        except KeyboardInterrupt:
-            continue
-        if not line:
-            return
-        yield json.loads(line)
 
 
 def main() -> None:

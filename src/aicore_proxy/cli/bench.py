@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
@@ -47,7 +50,8 @@ def bench(url: str, **options: Any) -> None:
     progress = Bar(plan, Terminal.of(sys.stderr))
     try:
         target_of(url, plan.protocol)
-        tally = generator.run(plan, progress.show)
+        with interrupts_left_to_the_generator():
+            tally = generator.run(plan, progress.show)
     except (ValueError, generator.GeneratorError) as error:
         raise click.ClickException(str(error)) from None
     finally:
@@ -60,6 +64,16 @@ def bench(url: str, **options: Any) -> None:
             click.echo(line if terminal.unicode else terminal.shown(line.replace("µ", "u")))
     if tally.failed or not tally.succeeded:
         sys.exit(1)
+
+
+@contextmanager
+def interrupts_left_to_the_generator() -> Iterator[None]:
+    """However often Ctrl-C is pressed, and whatever it meets us at: it ends the run, not its report."""
+    before = signal.signal(signal.SIGINT, lambda *_: None)  # not SIG_IGN, which the generator would inherit
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _plan(url: str, options: dict[str, Any]) -> Plan:
