@@ -18,9 +18,10 @@ from contextlib import contextmanager
 COLOURS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 COMMAND = [sys.executable, "-m", "aicore_proxy"]
 OWN_TERMINAL = (
-    "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execvp(sys.argv[1], sys.argv[1:])"
+    "import fcntl, os, signal, sys, termios; signal.signal(signal.SIGINT, signal.SIG_DFL); "
+    "fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execvp(sys.argv[1], sys.argv[1:])"
 )
-"""Without it Ctrl-C would be a character like any other."""
+"""Else Ctrl-C would be a character like any other, or be ignored where a shell runs the tests in the background."""
 
 
 class Terminal:

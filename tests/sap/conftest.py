@@ -6,12 +6,12 @@ import pytest
 from tests.sap.peer import Core, core
 
 from aicore_proxy.tasks import Supervisor
-from aicore_proxy.upstream import AiohttpUpstream
+from aicore_proxy.upstream import PooledUpstream
 
 
 @pytest.fixture
-async def upstream() -> AsyncIterator[AiohttpUpstream]:
-    client = AiohttpUpstream()
+async def upstream() -> AsyncIterator[PooledUpstream]:
+    client = PooledUpstream()
     yield client
     await client.close()
 

@@ -16,7 +16,7 @@ from aicore_proxy.sap.ai_api import AiApi, AiApiError, words_of
 from aicore_proxy.sap.discovery import Discovery, DiscoveryTimes, executable_by_rule
 from aicore_proxy.sap.token import TokenProvider
 from aicore_proxy.tasks import Supervisor
-from aicore_proxy.upstream import AiohttpUpstream
+from aicore_proxy.upstream import PooledUpstream
 
 pytestmark = pytest.mark.timed
 
@@ -71,7 +71,7 @@ def watch() -> Watch:
     return Watch()
 
 
-def api(sap: Core, upstream: AiohttpUpstream, supervisor: Supervisor, name: str = "one", **key: Any) -> AiApi:
+def api(sap: Core, upstream: PooledUpstream, supervisor: Supervisor, name: str = "one", **key: Any) -> AiApi:
     service_key = sap.key(name, **key)
     return AiApi(service_key, upstream, TokenProvider(service_key, upstream, supervisor), timeout=2.0)
 
@@ -80,7 +80,7 @@ QUICK = DiscoveryTimes(interval=300.0, failing=300.0, cold=0.2, on_demand=0.0)
 
 
 @pytest.fixture
-def start(sap: Core, upstream: AiohttpUpstream, supervisor: Supervisor, watch: Watch) -> Start:
+def start(sap: Core, upstream: PooledUpstream, supervisor: Supervisor, watch: Watch) -> Start:
     def make(times: DiscoveryTimes = QUICK, **key: Any) -> Discovery:
         made = Discovery([api(sap, upstream, supervisor, **key)], supervisor, watch.catalogs.append, times=times)
         made.start()
@@ -158,7 +158,7 @@ def test_executables_by_rule(model: str, executable: str) -> None:
 
 @pytest.mark.parametrize(("size", "counted"), [(500, "total"), (500, "page"), (500, "absent"), (100, "total")])
 async def test_all_pages_whatever_count_means_and_however_long_a_page(
-    sap: Core, upstream: AiohttpUpstream, supervisor: Supervisor, size: int, counted: str
+    sap: Core, upstream: PooledUpstream, supervisor: Supervisor, size: int, counted: str
 ) -> None:
     """A page shorter than asked for can be told from the last one only where ``count`` is the total."""
     everything = [deployment(number) for number in range(1203)]
@@ -174,7 +174,7 @@ async def test_all_pages_whatever_count_means_and_however_long_a_page(
     assert [item["id"] for item in found] == [item["id"] for item in everything]
 
 
-async def test_a_list_that_ignores_skip_ends(sap: Core, upstream: AiohttpUpstream, supervisor: Supervisor) -> None:
+async def test_a_list_that_ignores_skip_ends(sap: Core, upstream: PooledUpstream, supervisor: Supervisor) -> None:
     sap.routes[LIST] = in_turn(answer({"count": 9, "resources": [deployment(1), deployment(2)]}))
     assert len(await api(sap, upstream, supervisor).deployments("default")) == 2
 
@@ -326,7 +326,7 @@ async def sick() -> AsyncIterator[Core]:
 
 
 async def test_subaccounts_do_not_wait_for_each_other(
-    sap: Core, sick: Core, upstream: AiohttpUpstream, supervisor: Supervisor, watch: Watch
+    sap: Core, sick: Core, upstream: PooledUpstream, supervisor: Supervisor, watch: Watch
 ) -> None:
     sap.routes[GROUPS] = in_turn(groups("default"))
     sap.routes[LIST] = in_turn(listed(deployment(1)))
@@ -363,7 +363,7 @@ def test_every_shape_of_an_error_has_its_words(content: Any, body: bytes, words:
     assert words_of(content, body) == words
 
 
-async def test_single_deployment_and_errors(sap: Core, upstream: AiohttpUpstream, supervisor: Supervisor) -> None:
+async def test_single_deployment_and_errors(sap: Core, upstream: PooledUpstream, supervisor: Supervisor) -> None:
     client = api(sap, upstream, supervisor)
     sap.routes["/v2/lm/deployments/d1"] = in_turn(answer({"id": "d1", "status": "RUNNING"}))
     assert (await client.deployment("d1", "default"))["status"] == "RUNNING"

@@ -17,7 +17,7 @@ from aicore_proxy.sap.discovery import Discovery
 from aicore_proxy.sap.scope import Scope
 from aicore_proxy.sap.token import TokenError, TokenProvider
 from aicore_proxy.tasks import Supervisor
-from aicore_proxy.upstream import AiohttpUpstream
+from aicore_proxy.upstream import PooledUpstream
 
 pytestmark = pytest.mark.timed
 
@@ -44,7 +44,7 @@ async def settled(sap: Core, requests: int) -> None:
 
 @pytest.mark.parametrize("client", ["sb-1", "sb-2"])
 async def test_the_held_token_serves_while_the_next_is_asked_for_with_the_new_key(
-    sap: Core, upstream: AiohttpUpstream, supervisor: Supervisor, client: str
+    sap: Core, upstream: PooledUpstream, supervisor: Supervisor, client: str
 ) -> None:
     provider = TokenProvider(sap.key(), upstream, supervisor)
     provider.start()
@@ -59,7 +59,7 @@ async def test_the_held_token_serves_while_the_next_is_asked_for_with_the_new_ke
 
 
 async def test_a_wrong_new_secret_is_told_at_once_and_the_held_token_serves_on(
-    sap: Core, upstream: AiohttpUpstream, supervisor: Supervisor, caplog: pytest.LogCaptureFixture
+    sap: Core, upstream: PooledUpstream, supervisor: Supervisor, caplog: pytest.LogCaptureFixture
 ) -> None:
     provider = TokenProvider(sap.key(), upstream, supervisor)
     provider.start()
@@ -79,7 +79,7 @@ async def test_a_wrong_new_secret_is_told_at_once_and_the_held_token_serves_on(
 
 
 async def test_a_rotation_mends_a_refused_key_at_once_also_while_a_request_is_under_way(
-    sap: Core, upstream: AiohttpUpstream, supervisor: Supervisor
+    sap: Core, upstream: PooledUpstream, supervisor: Supervisor
 ) -> None:
     by_secret(sap)
     served = sap.routes["/oauth/token"]
@@ -98,7 +98,7 @@ async def test_a_rotation_mends_a_refused_key_at_once_also_while_a_request_is_un
 
 
 async def test_a_removed_subaccount_asks_for_no_token_unless_a_request_needs_it(
-    sap: Core, upstream: AiohttpUpstream, supervisor: Supervisor
+    sap: Core, upstream: PooledUpstream, supervisor: Supervisor
 ) -> None:
     provider = TokenProvider(sap.key(), upstream, supervisor)
     provider.start()
@@ -129,7 +129,7 @@ def sap_key() -> ServiceKey:
 class Several:
     """Discovery of subaccounts that come and go."""
 
-    def __init__(self, sap: Core, upstream: AiohttpUpstream, supervisor: Supervisor) -> None:
+    def __init__(self, sap: Core, upstream: PooledUpstream, supervisor: Supervisor) -> None:
         self.catalogs: list[Catalog] = []
         self._upstream, self._supervisor = upstream, supervisor
         self._key = sap.key()
@@ -149,7 +149,7 @@ class Several:
 
 
 async def test_subaccounts_come_and_go_and_what_stays_is_not_read_again(
-    sap: Core, upstream: AiohttpUpstream, supervisor: Supervisor
+    sap: Core, upstream: PooledUpstream, supervisor: Supervisor
 ) -> None:
     sap.routes[GROUPS] = in_turn(groups("default"))
     sap.routes[LIST] = in_turn(listed(deployment(1)))
@@ -172,7 +172,7 @@ async def test_subaccounts_come_and_go_and_what_stays_is_not_read_again(
 
 
 async def test_other_resource_groups_are_read_at_once_and_what_is_left_serves_meanwhile(
-    sap: Core, upstream: AiohttpUpstream, supervisor: Supervisor
+    sap: Core, upstream: PooledUpstream, supervisor: Supervisor
 ) -> None:
     sap.routes[GROUPS] = in_turn(groups("default", "team"))
     sap.routes[LIST] = per_group(default=listed(deployment(1)), team=listed(deployment(2)), new=listed(deployment(3)))

@@ -20,7 +20,7 @@ from aicore_proxy.sap.credentials import Secret, find_service_keys
 from aicore_proxy.sap.discovery import Discovery
 from aicore_proxy.sap.token import TokenError, TokenProvider
 from aicore_proxy.tasks import Supervisor
-from aicore_proxy.upstream import AiohttpUpstream, UpstreamRequest
+from aicore_proxy.upstream import PooledUpstream, UpstreamRequest
 
 pytestmark = pytest.mark.timed
 
@@ -41,13 +41,13 @@ def simulator() -> Iterator[str]:
         process.communicate()
 
 
-async def control(upstream: AiohttpUpstream, simulator: str, path: str) -> Any:
+async def control(upstream: PooledUpstream, simulator: str, path: str) -> Any:
     response = await upstream.send(UpstreamRequest("GET", f"{simulator}/_simulator/{path}"))
     return json.loads(await response.read(1 << 24))
 
 
 async def test_every_running_deployment_of_every_subaccount_is_found(
-    simulator: str, upstream: AiohttpUpstream, supervisor: Supervisor, tmp_path: Path
+    simulator: str, upstream: PooledUpstream, supervisor: Supervisor, tmp_path: Path
 ) -> None:
     for name, key in (await control(upstream, simulator, "service-keys")).items():
         (tmp_path / f"{name}.json").write_text(json.dumps(key))
@@ -70,7 +70,7 @@ async def test_every_running_deployment_of_every_subaccount_is_found(
 
 
 async def test_a_wrong_secret_is_refused_in_words(
-    simulator: str, upstream: AiohttpUpstream, supervisor: Supervisor
+    simulator: str, upstream: PooledUpstream, supervisor: Supervisor
 ) -> None:
     keys = await control(upstream, simulator, "service-keys")
     environ = {"AICORE_SERVICE_KEY": json.dumps(next(iter(keys.values())))}

@@ -25,7 +25,7 @@ from aicore_proxy.sap.scope import Scope
 from aicore_proxy.sap.snapshot import Kept, SnapshotError, identity, load, save
 from aicore_proxy.sap.token import TokenProvider
 from aicore_proxy.tasks import Supervisor
-from aicore_proxy.upstream import AiohttpUpstream
+from aicore_proxy.upstream import PooledUpstream
 
 pytestmark = pytest.mark.timed
 
@@ -38,7 +38,7 @@ def file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def begin(sap: Core, upstream: AiohttpUpstream, supervisor: Supervisor, file: Path) -> Begin:
+def begin(sap: Core, upstream: PooledUpstream, supervisor: Supervisor, file: Path) -> Begin:
     """A start of the proxy's discovery, as often as wanted."""
 
     def make(scope: Scope | None = None, **key: Any) -> tuple[Discovery, Watch]:
@@ -163,7 +163,7 @@ async def test_a_broken_snapshot_is_ignored_and_replaced(
 
 
 async def test_a_url_that_tokens_must_not_go_to_is_not_taken_from_disk(
-    sap: Core, begin: Begin, file: Path, upstream: AiohttpUpstream
+    sap: Core, begin: Begin, file: Path, upstream: PooledUpstream
 ) -> None:
     key = sap.key("one")
     bad = [

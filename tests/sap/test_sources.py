@@ -24,7 +24,7 @@ from aicore_proxy.sap.token import TokenError, TokenProvider, client_tls
 from aicore_proxy.simulator import Running, in_thread
 from aicore_proxy.simulator.landscape import simple
 from aicore_proxy.tasks import Supervisor
-from aicore_proxy.upstream import AiohttpUpstream
+from aicore_proxy.upstream import PooledUpstream
 
 pytestmark = pytest.mark.timed
 
@@ -76,7 +76,7 @@ def keys(simulator: Running, certificates: Certificates) -> Mapping[str, Key]:
     return {"secret": given["sub-1"], "x509": {**given["sub-2"], "key": private}}
 
 
-def provider(key: ServiceKey, upstream: AiohttpUpstream, supervisor: Supervisor, trust: Certificates) -> TokenProvider:
+def provider(key: ServiceKey, upstream: PooledUpstream, supervisor: Supervisor, trust: Certificates) -> TokenProvider:
     return TokenProvider(key, upstream, supervisor, tls=client_tls(key, trust.environ))
 
 
@@ -85,7 +85,7 @@ def provider(key: ServiceKey, upstream: AiohttpUpstream, supervisor: Supervisor,
 async def test_credentials_of_every_source_open_the_models(
     keys: Mapping[str, Key],
     certificates: Certificates,
-    upstream: AiohttpUpstream,
+    upstream: PooledUpstream,
     supervisor: Supervisor,
     tmp_path: Path,
     layout: Layout,
@@ -181,7 +181,7 @@ async def test_a_connection_without_a_certificate_is_refused(
     keys: Mapping[str, Key], certificates: Certificates, supervisor: Supervisor
 ) -> None:
     """By the handshake, before any request."""
-    client = AiohttpUpstream(tls=ssl.create_default_context(cafile=str(certificates.file)))
+    client = PooledUpstream(tls=ssl.create_default_context(cafile=str(certificates.file)))
     bare = msgspec.structs.replace(
         service_key(keys["x509"], "one", "x"), certificate="", key=Secret(), client_secret=Secret("guess")
     )
@@ -195,7 +195,7 @@ async def test_a_connection_without_a_certificate_is_refused(
 async def test_a_wrong_certificate_is_refused_as_xsuaa_does(
     keys: Mapping[str, Key],
     certificates: Certificates,
-    upstream: AiohttpUpstream,
+    upstream: PooledUpstream,
     supervisor: Supervisor,
     tmp_path: Path,
     wrong: str,
@@ -213,7 +213,7 @@ async def test_a_wrong_certificate_is_refused_as_xsuaa_does(
 
 
 async def test_an_expired_certificate_is_named(
-    keys: Mapping[str, Key], certificates: Certificates, upstream: AiohttpUpstream, supervisor: Supervisor
+    keys: Mapping[str, Key], certificates: Certificates, upstream: PooledUpstream, supervisor: Supervisor
 ) -> None:
     """SAP makes them for seven days: what an operator must read at once."""
     past = datetime.datetime(2026, 1, 2, 3, 4, tzinfo=datetime.UTC)

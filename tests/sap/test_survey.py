@@ -21,7 +21,7 @@ from aicore_proxy.sap.token import TokenProvider
 from aicore_proxy.simulator import Running, running
 from aicore_proxy.simulator.landscape import DeploymentSpec, Landscape, SubaccountSpec
 from aicore_proxy.tasks import Supervisor
-from aicore_proxy.upstream import AiohttpUpstream
+from aicore_proxy.upstream import PooledUpstream
 
 pytestmark = pytest.mark.timed
 
@@ -49,7 +49,7 @@ def key(simulator: Running) -> ServiceKey:
 
 
 @pytest.fixture
-def look(key: ServiceKey, upstream: AiohttpUpstream, supervisor: Supervisor) -> Any:
+def look(key: ServiceKey, upstream: PooledUpstream, supervisor: Supervisor) -> Any:
     async def make(scope: Scope | None = None, changed: ServiceKey = key) -> Survey:
         tokens = TokenProvider(changed, upstream, supervisor)
         return await survey(AiApi(changed, upstream, tokens, timeout=3.0), tokens, scope or Scope())
@@ -99,7 +99,7 @@ async def test_groups_that_may_not_be_listed_or_read(look: Any, simulator: Runni
     assert seen.models, "read with a group that is open"
 
 
-async def test_why_a_deployment_does_not_run(sap: Core, upstream: AiohttpUpstream, supervisor: Supervisor) -> None:
+async def test_why_a_deployment_does_not_run(sap: Core, upstream: PooledUpstream, supervisor: Supervisor) -> None:
     sap.routes[GROUPS] = in_turn(groups("default"))
     sap.routes[LIST] = in_turn(listed(deployment(1, status="DEAD"), deployment(2), {"id": "d3", "status": None}))
     sap.routes[f"{LIST}/d000000000000001"] = in_turn(answer({"id": "d", "statusMessage": "Quota is exhausted"}))
@@ -132,7 +132,7 @@ def test_the_version_that_a_deployment_means() -> None:
 async def test_names_that_do_not_fit_are_warned_of_once_and_never_served(
     key: ServiceKey,
     simulator: Running,
-    upstream: AiohttpUpstream,
+    upstream: PooledUpstream,
     supervisor: Supervisor,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -174,9 +174,7 @@ async def test_names_that_do_not_fit_are_warned_of_once_and_never_served(
     assert not any("d-stopped" in line and "does not run" in line for line in discovery.warnings)
 
 
-async def test_only_the_configured_groups_are_read(
-    sap: Core, upstream: AiohttpUpstream, supervisor: Supervisor
-) -> None:
+async def test_only_the_configured_groups_are_read(sap: Core, upstream: PooledUpstream, supervisor: Supervisor) -> None:
     sap.routes[LIST] = in_turn(listed(deployment(1)))
     watch = Watch()
     scope = Scope(resource_groups=("team", "other", "team"))
@@ -190,7 +188,7 @@ async def test_only_the_configured_groups_are_read(
 
 @pytest.mark.parametrize(("second", "counts"), [("404 Not Found", [2, 0]), ("200 OK", [2, 2])])
 async def test_an_empty_list_is_believed_at_once_where_sap_says_that_they_ended(
-    sap: Core, upstream: AiohttpUpstream, supervisor: Supervisor, second: str, counts: list[int]
+    sap: Core, upstream: PooledUpstream, supervisor: Supervisor, second: str, counts: list[int]
 ) -> None:
     sap.routes[GROUPS] = in_turn(groups("default"))
     sap.routes[LIST] = in_turn(listed(deployment(1), deployment(2)), listed())

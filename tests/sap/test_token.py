@@ -12,7 +12,7 @@ from tests.sap.peer import Core, Request, answer, in_turn, late
 
 from aicore_proxy.sap.token import TokenError, TokenProvider, TokenTimes
 from aicore_proxy.tasks import Supervisor
-from aicore_proxy.upstream import AiohttpUpstream
+from aicore_proxy.upstream import PooledUpstream
 
 pytestmark = pytest.mark.timed
 
@@ -34,7 +34,7 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def provider(sap: Core, upstream: AiohttpUpstream, supervisor: Supervisor, clock: Clock) -> TokenProvider:
+def provider(sap: Core, upstream: PooledUpstream, supervisor: Supervisor, clock: Clock) -> TokenProvider:
     return TokenProvider(sap.key(), upstream, supervisor, clock=clock, chance=lambda: 0.5)
 
 
@@ -114,7 +114,7 @@ async def test_t01_a_token_outlives_its_service(sap: Core, provider: TokenProvid
 
 
 async def test_t03_the_first_success_comes_soon_after_the_service_is_back(
-    sap: Core, upstream: AiohttpUpstream, supervisor: Supervisor
+    sap: Core, upstream: PooledUpstream, supervisor: Supervisor
 ) -> None:
     provider = TokenProvider(sap.key(), upstream, supervisor)
     working = sap.routes["/oauth/token"]
@@ -174,7 +174,7 @@ def sap_request() -> Request:
 
 
 async def test_t06_a_service_that_hangs_is_cut_and_later_requests_wait_less(
-    sap: Core, upstream: AiohttpUpstream, supervisor: Supervisor
+    sap: Core, upstream: PooledUpstream, supervisor: Supervisor
 ) -> None:
     times = TokenTimes(timeout=1.0, patience=0.2, on_demand=0.0, backoff=0.0)
     provider = TokenProvider(sap.key(), upstream, supervisor, times=times)
@@ -207,7 +207,7 @@ async def test_t07_garbage_is_no_token_and_no_traceback(
 
 
 async def test_t08_a_short_life_is_renewed_in_the_background(
-    sap: Core, upstream: AiohttpUpstream, supervisor: Supervisor
+    sap: Core, upstream: PooledUpstream, supervisor: Supervisor
 ) -> None:
     """A life of 4 s instead of 60: renewed with 1 s left, nobody waits."""
     reply = answer({"access_token": "short", "expires_in": 4})

@@ -14,7 +14,7 @@ import pytest
 import trustme
 import uvloop
 
-from aicore_proxy.upstream import AiohttpUpstream, tls_context
+from aicore_proxy.upstream import PooledUpstream, tls_context
 
 
 def pytest_asyncio_loop_factories(
@@ -54,8 +54,8 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 
 @pytest.fixture
-async def upstream(authority: Authority) -> AsyncIterator[AiohttpUpstream]:
-    client = AiohttpUpstream(tls=authority.client())
+async def upstream(authority: Authority) -> AsyncIterator[PooledUpstream]:
+    client = PooledUpstream(tls=authority.client())
     yield client
     await client.close()
 

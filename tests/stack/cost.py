@@ -16,7 +16,7 @@ from typing import cast
 import aiohttp
 import uvloop
 
-from aicore_proxy.upstream import AiohttpUpstream, UpstreamRequest
+from aicore_proxy.upstream import PooledUpstream, UpstreamRequest
 
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 1024\r\n\r\n" + b"x" * 1024
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -67,7 +67,7 @@ async def spent(work: Callable[[], Awaitable[None]], times: int) -> float:
 
 async def measure(port: int) -> None:
     url = f"http://127.0.0.1:{port}"
-    upstream = AiohttpUpstream()
+    upstream = PooledUpstream()
     session = aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0), cookie_jar=aiohttp.DummyCookieJar(), read_bufsize=65536
     )

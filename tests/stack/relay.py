@@ -1,4 +1,4 @@
-"""A minimal relay on the chosen pair, uvicorn (uvloop, httptools) and AiohttpUpstream, as a process of its own.
+"""A minimal relay on the chosen pair, uvicorn (uvloop, httptools) and PooledUpstream, as a process of its own.
 
 The target comes in the header ``x-target``. Paths: ``/stream`` relays as it comes; ``/held`` sends nothing before the
 upstream's first ``data:``; ``/whole`` reads the answer and sends it at once.
@@ -17,7 +17,7 @@ from typing import Any
 import uvicorn
 
 from aicore_proxy.upstream import (
-    AiohttpUpstream,
+    PooledUpstream,
     Proxies,
     UpstreamError,
     UpstreamRequest,
@@ -31,7 +31,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 class Relay:
     def __init__(self) -> None:
-        self.upstream = AiohttpUpstream(tls=tls_context(os.environ), proxies=Proxies.from_environ(os.environ))
+        self.upstream = PooledUpstream(tls=tls_context(os.environ), proxies=Proxies.from_environ(os.environ))
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         body = b""

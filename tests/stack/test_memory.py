@@ -11,10 +11,11 @@ from contextlib import suppress
 
 from tests.stack.peers import listening, scripted, whole
 
-from aicore_proxy.upstream import AiohttpUpstream, UpstreamRequest, open_socket
+from aicore_proxy.upstream import PooledUpstream, UpstreamRequest
+from aicore_proxy.upstream.dialing import open_socket
 
 
-async def test_a_pooled_connection_holds_no_body(upstream: AiohttpUpstream) -> None:
+async def test_a_pooled_connection_holds_no_body(upstream: PooledUpstream) -> None:
     body = os.urandom(100_000)
     before = sys.getrefcount(body)
     async with listening(scripted(whole(b"x"), then="keep")) as peer:
@@ -25,7 +26,7 @@ async def test_a_pooled_connection_holds_no_body(upstream: AiohttpUpstream) -> N
         assert sys.getrefcount(body) == before
 
 
-async def test_a_request_that_is_given_up_leaves_no_body_to_the_garbage_collector(upstream: AiohttpUpstream) -> None:
+async def test_a_request_that_is_given_up_leaves_no_body_to_the_garbage_collector(upstream: PooledUpstream) -> None:
     body = os.urandom(100_000)
     before = sys.getrefcount(body)
     gc.disable()

@@ -13,12 +13,12 @@ import pytest
 from tests.stack.conftest import Authority
 from tests.stack.peers import Answer, Peer, Talk, listening, scripted, whole
 
-from aicore_proxy.upstream import AiohttpUpstream, Phase, Proxies, Timeouts, UpstreamError, UpstreamRequest, tls_context
+from aicore_proxy.upstream import Phase, PooledUpstream, Proxies, Timeouts, UpstreamError, UpstreamRequest, tls_context
 
 pytestmark = pytest.mark.timed
 
 
-async def get(upstream: AiohttpUpstream, url: str) -> bytes:
+async def get(upstream: PooledUpstream, url: str) -> bytes:
     response = await upstream.send(UpstreamRequest("GET", url, timeouts=Timeouts(2.0, 2.0, 2.0)))
     return await response.read(1000)
 
@@ -30,7 +30,7 @@ async def get(upstream: AiohttpUpstream, url: str) -> bytes:
     "variable", ["AICORE_PROXY_CA_BUNDLE", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"]
 )
 async def test_a_ca_bundle_of_the_environment_is_trusted(authority: Authority, variable: str) -> None:
-    upstream = AiohttpUpstream(tls=tls_context({variable: str(authority.file)}))
+    upstream = PooledUpstream(tls=tls_context({variable: str(authority.file)}))
     async with listening(scripted(whole(b"x")), authority.server("127.0.0.1")) as peer:
         assert await get(upstream, peer.url()) == b"x"
     await upstream.close()
@@ -62,7 +62,7 @@ async def test_n04_a_wrong_certificate_is_refused_and_said_so(authority: Authori
         if wrong == "date"
         else authority.server("other.test" if wrong == "name" else "127.0.0.1")
     )
-    upstream = AiohttpUpstream(tls=tls_context({}) if wrong == "authority" else authority.client())
+    upstream = PooledUpstream(tls=tls_context({}) if wrong == "authority" else authority.client())
     async with listening(scripted(whole(b"x")), server) as peer:
         with pytest.raises(UpstreamError, match=says) as caught:
             await get(upstream, peer.url())
@@ -76,8 +76,8 @@ async def test_a_client_certificate_is_shown(authority: Authority, tmp_path: Pat
     server.load_verify_locations(authority.file)
     server.verify_mode = ssl.CERT_REQUIRED
     chain, key = authority.client_files(tmp_path)
-    shown = AiohttpUpstream(tls=tls_context({"SSL_CERT_FILE": str(authority.file)}, (chain, key)))
-    missing = AiohttpUpstream(tls=authority.client())
+    shown = PooledUpstream(tls=tls_context({"SSL_CERT_FILE": str(authority.file)}, (chain, key)))
+    missing = PooledUpstream(tls=authority.client())
     async with listening(scripted(whole(b"x")), server) as peer:
         assert await get(shown, peer.url()) == b"x"
         with pytest.raises(UpstreamError):
@@ -133,7 +133,7 @@ async def test_the_proxy_of_the_environment_is_used(authority: Authority, tls: b
     ):
         variable = "HTTPS_PROXY" if tls else "http_proxy"
         environ = {variable: f"http://{credentials}127.0.0.1:{proxy.port}", "NO_PROXY": "other.test"}
-        upstream = AiohttpUpstream(tls=authority.client(), proxies=Proxies.from_environ(environ))
+        upstream = PooledUpstream(tls=authority.client(), proxies=Proxies.from_environ(environ))
         for _ in range(2):
             assert await get(upstream, target.url("/a?b", "upstream.test")) == b"x"
         place = f"upstream.test:{target.port}"
@@ -148,7 +148,7 @@ async def test_the_proxy_of_the_environment_is_used(authority: Authority, tls: b
 async def test_no_proxy_goes_past_the_proxy(bypass: str) -> None:
     async with listening(scripted(whole(b"x"))) as target:
         environ = {"HTTP_PROXY": "http://127.0.0.1:1", "NO_PROXY": bypass.replace("PORT", str(target.port))}
-        upstream = AiohttpUpstream(proxies=Proxies.from_environ(environ))
+        upstream = PooledUpstream(proxies=Proxies.from_environ(environ))
         assert await get(upstream, target.url()) == b"x"
         await upstream.close()
 
@@ -166,7 +166,7 @@ async def test_n05_a_proxy_that_fails_is_named_without_its_password(
         async with listening(scripted()) as dead:
             address = f"http://user:s3cret@127.0.0.1:{dead.port if fault == 'gone' else port}"
             environ = {"https_proxy" if tls else "http_proxy": address}
-            upstream = AiohttpUpstream(tls=authority.client(), proxies=Proxies.from_environ(environ))
+            upstream = PooledUpstream(tls=authority.client(), proxies=Proxies.from_environ(environ))
             with pytest.raises(UpstreamError) as caught:
                 await get(upstream, target.url("/", "upstream.test").replace("http:", "https:" if tls else "http:"))
             shown = "".join(traceback.format_exception(caught.value)) + repr(caught.value)

@@ -18,7 +18,7 @@ from aicore_proxy.sap.scope import Scope
 from aicore_proxy.sap.survey import Listed, Survey
 from aicore_proxy.sap.token import TokenProvider, TokenTimes
 from aicore_proxy.tasks import Supervisor
-from aicore_proxy.upstream import AiohttpUpstream, Proxies, Upstream
+from aicore_proxy.upstream import PooledUpstream, Proxies, Upstream
 
 
 class Account(Struct, frozen=True):
@@ -82,7 +82,7 @@ async def accounts(
     """An Account for each key, asked for at most ``seconds`` at a time. ``client_tls``: by a key's name, of those of
     X.509 (``sap.token.client_tls``)."""
     supervisor = Supervisor()
-    upstream = AiohttpUpstream(tls=tls, proxies=proxies)
+    upstream = PooledUpstream(tls=tls, proxies=proxies)
     found = []
     for key in keys:
         times = TokenTimes(timeout=min(TokenTimes().timeout, seconds))

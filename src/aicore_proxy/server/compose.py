@@ -49,7 +49,7 @@ from aicore_proxy.telemetry.observer import Telemetry
 from aicore_proxy.telemetry.recording import Recorder, Rules, folder_of
 from aicore_proxy.telemetry.state import Owners, State
 from aicore_proxy.telemetry.surveys import Surveys
-from aicore_proxy.upstream import AiohttpUpstream, Proxies, tls_context
+from aicore_proxy.upstream import PooledUpstream, Proxies, tls_context
 
 FORWARDED = ("x-forwarded-for", "forwarded", "x-real-ip", "via")
 """Fields by which a proxy tells that it asks for somebody else."""
@@ -80,7 +80,7 @@ class Proxy:
         self.supervisor = Supervisor()
         # To the simulator, on this machine, the environment's HTTP proxies are not for
         proxies = Proxies() if configuration.direct else Proxies.from_environ(os.environ)
-        self._upstream = AiohttpUpstream(tls=tls_context(os.environ), proxies=proxies, keepalive=settings.pool_idle)
+        self._upstream = PooledUpstream(tls=tls_context(os.environ), proxies=proxies, keepalive=settings.pool_idle)
         self._why = Why(self._peers)
         self._recorder = Recorder(recording_of(configuration), self.supervisor)
         self._observer = Telemetry(self.metrics, self._why.remember, self._recorder.finished)

@@ -10,7 +10,6 @@ import time
 from collections.abc import Mapping
 
 from msgspec import Struct
-from yarl import URL
 
 from aicore_proxy.upstream import (
     Phase,
@@ -19,6 +18,7 @@ from aicore_proxy.upstream import (
     Upstream,
     UpstreamError,
     UpstreamRequest,
+    target_of,
     without_credentials,
 )
 
@@ -43,20 +43,21 @@ async def reach(
     upstream: Upstream, url: str, proxies: Proxies, seconds: float, tls: ssl.SSLContext | None = None
 ) -> Reached:
     """Asks ``url`` for anything, without credentials. Never raises."""
-    target = URL(url)
-    host = target.host_port_subcomponent or url
+    try:
+        target = target_of(url)
+    except ValueError:
+        return Reached(url, Phase.CONNECT, f"{url} is not the URL of an HTTP server.", known=False)
+    host = target.place
     proxy = proxies.towards(target)
-    shown = without_credentials(URL(proxy)) if proxy else ""
+    shown = without_credentials(proxy) if proxy else ""
     limits = Timeouts(connect=min(10.0, seconds), first_byte=seconds, between_bytes=seconds)
     began, wall = time.monotonic(), time.time()
     try:
         answer = await upstream.send(UpstreamRequest("GET", url, (("Connection", "close"),), None, limits, tls))
         await answer.close()
     except UpstreamError as error:
-        nearest = URL(proxy) if proxy else target
-        known = error.phase not in CONNECTING or await resolves(
-            nearest.host or "", nearest.port or 443, min(5.0, seconds)
-        )
+        nearest = target_of(proxy) if proxy else target
+        known = error.phase not in CONNECTING or await resolves(nearest.host, nearest.port, min(5.0, seconds))
         return Reached(host, error.phase, error.message, time.monotonic() - began, proxy=shown, known=known)
     took = time.monotonic() - began
     return Reached(host, seconds=took, skew=skew_of(answer.headers, wall + took / 2), proxy=shown)
@@ -82,6 +83,6 @@ def skew_of(headers: Mapping[str, str], wall: float) -> float | None:
 
 def variable_of(environ: Mapping[str, str], url: str) -> str:
     """The variable that names the proxy towards ``url``: the one that ``Proxies.from_environ`` heeds."""
-    scheme = URL(url).scheme
+    scheme = url.partition("://")[0]
     names = (f"{scheme}_proxy", f"{scheme.upper()}_PROXY", "all_proxy", "ALL_PROXY")
     return next((name for name in names if environ.get(name, "").strip()), "")

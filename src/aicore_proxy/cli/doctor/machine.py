@@ -10,8 +10,6 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from yarl import URL
-
 from aicore_proxy.cli.doctor.finding import Section
 from aicore_proxy.cli.here import address_of, readiness
 from aicore_proxy.config.settings import Settings
@@ -163,7 +161,7 @@ def look_at_proxies(section: Section, environ: Mapping[str, str]) -> Proxies | N
         section.fail("http_proxy", "HTTP proxies", str(error), advice)
         return None
     given = (("http", proxies.http), ("https", proxies.https))
-    shown = {scheme: without_credentials(URL(proxy)) for scheme, proxy in given if proxy}
+    shown = {scheme: without_credentials(proxy) for scheme, proxy in given if proxy}
     both = [name for name in PROXY_VARIABLES if _differ(environ, name)]
     for name in both:
         words = f"{name} and {name.upper()} differ: {name} counts here, other programs take the other"
