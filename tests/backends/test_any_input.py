@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aicore_proxy.backends import Ask, Backend
+from aicore_proxy.backends import Ask, Backend, Prepared
 from aicore_proxy.backends.aws_bedrock import AwsBedrock
 from aicore_proxy.backends.azure_openai import AzureOpenAI
 from aicore_proxy.backends.gcp_vertexai import GcpVertexAI
@@ -107,16 +107,19 @@ RELAYS: list[tuple[Backend, str]] = [
 @given(body=BODIES)
 def test_no_body_makes_a_relay_fail(backend: Backend, model: str, body: dict[str, Any]) -> None:
     deployment = Deployment("d1", "eu", "default", "any", model, "https://api.example/d1")
-    prepared = None
-    kind = None
-    try:
-        prepared = backend.relayed(
-            Envelope.parse(json.dumps(body).encode()), deployment, Ask(stream=True, betas=("x",))
-        )
-    except Fault as fault:
-        kind = fault.kind
+    ways: list[Prepared | Kind] = []
+    for ahead in (False, True):
+        envelope = Envelope.parse(json.dumps(body).encode())
+        try:
+            if ahead:
+                list(backend.read_ahead(envelope))
+            ways.append(backend.relayed(envelope, deployment, Ask(stream=True, betas=("x",))))
+        except Fault as fault:
+            ways.append(fault.kind)
 
-    if prepared is None:
-        assert kind in (Kind.MALFORMED, Kind.UNSUPPORTED)
+    prepared = ways[0]
+    assert ways[1] == prepared, "a large body is read ahead, in steps: that changes nothing"
+    if isinstance(prepared, Kind):
+        assert prepared in (Kind.MALFORMED, Kind.UNSUPPORTED)
     else:
         assert isinstance(json.loads(prepared.body), dict)

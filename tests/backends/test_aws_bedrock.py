@@ -37,7 +37,13 @@ def prepare(body: Any, model: str = "4.5-sonnet", betas: tuple[str, ...] = (), *
         if isinstance(body, bytes)
         else json.dumps({"model": "m", "max_tokens": 10, "messages": HI} | body).encode()
     )
-    return BEDROCK.relayed(Envelope.parse(text), deployment(model), Ask(stream, betas))
+    prepared = BEDROCK.relayed(Envelope.parse(text), deployment(model), Ask(stream, betas))
+    # A large body is read ahead, in steps: that changes nothing
+    envelope = Envelope.parse(text)
+    for _ in BEDROCK.read_ahead(envelope):
+        pass
+    assert BEDROCK.relayed(envelope, deployment(model), Ask(stream, betas)) == prepared
+    return prepared
 
 
 def sent(prepared: Prepared) -> Any:

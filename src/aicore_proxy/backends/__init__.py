@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Protocol
 
 from msgspec import Struct
@@ -34,6 +35,11 @@ class Backend(Protocol):
 
     @property
     def dialect(self) -> str: ...
+
+    def read_ahead(self, envelope: Envelope) -> Iterator[None]:
+        """What :meth:`relayed` will have to read of a large body, in steps between which others can have their turn.
+        Raises Fault(MALFORMED) as it does."""
+        ...
 
     def relayed(self, envelope: Envelope, deployment: Deployment, ask: Ask) -> Prepared:
         """The client's own bytes, edited only where SAP demands it."""

@@ -6,7 +6,7 @@ Bedrock does not know is a 400, so only known members pass. Client's bytes that 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -16,7 +16,7 @@ from aicore_proxy.backends import Ask, Prepared
 from aicore_proxy.backends.amend import Amending, without
 from aicore_proxy.backends.bedrock_betas import CONTEXT_MANAGEMENT, EFFORT, MID_SYSTEM, sorted_betas
 from aicore_proxy.backends.bedrock_messages import Blocks, Conversation
-from aicore_proxy.backends.bedrock_shapes import MARK, outline, taken, unthought_loop
+from aicore_proxy.backends.bedrock_shapes import MARK, Read, at_once, outline, read, taken, unthought_loop
 from aicore_proxy.landscape import Deployment
 from aicore_proxy.protocol.envelope import Envelope, unreadable
 from aicore_proxy.protocol.neutral import Encoded, Json, Loss
@@ -33,6 +33,7 @@ MEMBERS = (
 """What ``invoke`` takes at the top level."""
 TOOL = frozenset({"name", "description", "input_schema", "type", "cache_control"})
 MOST_MARKS = 4
+READ = "aws-bedrock messages"
 DEFAULT = (b"null", b"1", b"1.0")
 """A temperature or top_p that asks for nothing."""
 
@@ -44,6 +45,11 @@ class AwsBedrock:
     """The executable ``aws-bedrock`` for Claude models."""
 
     dialect = "anthropic_messages"
+
+    def read_ahead(self, envelope: Envelope) -> Iterator[None]:
+        """See Backend."""
+        if "messages" in envelope.members and READ not in envelope.memo:
+            envelope.memo[READ] = yield from read(envelope.members["messages"])
 
     def relayed(self, envelope: Envelope, deployment: Deployment, ask: Ask) -> Prepared:
         """A Messages client's own bytes, amended. Raises Fault(MALFORMED) on members of a wrong type."""
@@ -93,9 +99,16 @@ def _messages(amending: Amending, profile: Profile) -> tuple[list[str], bool]:
     if "messages" not in amending:
         return [], False
     raw = amending.raw("messages")
-    if "cache_control" not in amending and (shaped := taken(raw)) is not None:
+    found: Read | None = amending.envelope.memo.get(READ)
+    marked = "cache_control" in amending
+    if found is None and not marked and (shaped := taken(raw)) is not None:
         return [], unthought_loop(outline(message) for message in reversed(shaped))
-    conversation = Conversation(raw, amending, mid_system=profile.mid_system)
+    if found is None:
+        found = at_once(raw)
+    outlines = [outlined for _, outlined in found if outlined is not None]
+    if len(outlines) == len(found) and not marked:
+        return [], unthought_loop(reversed(outlines))
+    conversation = Conversation(found, amending, mid_system=profile.mid_system)
     control = amending.value("cache_control", dict)
     amending.drop("cache_control")
     if control is not None:

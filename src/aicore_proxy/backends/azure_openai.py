@@ -6,7 +6,7 @@ model's family refuses (``Profile``), and what OpenAI's API does not know but us
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -51,6 +51,10 @@ class AzureOpenAI:
     @property
     def dialect(self) -> str:
         return NAME
+
+    def read_ahead(self, envelope: Envelope) -> Iterator[None]:
+        """See Backend: nothing of it takes long."""
+        return iter(())
 
     def relayed(self, envelope: Envelope, deployment: Deployment, ask: Ask) -> Prepared:
         """The client's own bytes; what the model would refuse is dropped, each with a Loss, or renamed."""

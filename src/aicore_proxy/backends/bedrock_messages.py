@@ -11,8 +11,8 @@ import msgspec
 from msgspec import Raw, Struct
 
 from aicore_proxy.backends.amend import Amending, without
-from aicore_proxy.backends.bedrock_shapes import BLOCKS, MARK, MESSAGE, Outline, outline, taken_one
-from aicore_proxy.protocol.envelope import decoded, unreadable
+from aicore_proxy.backends.bedrock_shapes import BLOCKS, MARK, MESSAGE, Outline, Read
+from aicore_proxy.protocol.envelope import decoded
 from aicore_proxy.protocol.neutral import Json
 from aicore_proxy.protocol.seal import WRAPPED
 
@@ -55,8 +55,7 @@ class Entry(Struct):
 class Conversation:
     """One ``messages`` being amended. ``mid_system``: system messages are left in the middle."""
 
-    def __init__(self, raw: Raw, amending: Amending, *, mid_system: bool) -> None:
-        """Raises Fault(MALFORMED) if ``raw`` is no array."""
+    def __init__(self, found: Read, amending: Amending, *, mid_system: bool) -> None:
         self._amending = amending
         self._reading = Blocks(amending)
         self._takes_mid_system = mid_system
@@ -64,12 +63,12 @@ class Conversation:
         self._held: list[Json] = []
         self.mid_system = False
         self.entries: list[Entry] = []
-        read = self._read(raw)
-        for i, entry in enumerate(read):
+        entries = self._entries(found)
+        for i, entry in enumerate(entries):
             if entry.role != "system":
                 self._lead(entry)
                 self.entries.append(entry)
-            elif self._may_stay(read[i + 1 :]):
+            elif self._may_stay(entries[i + 1 :]):
                 self.mid_system = True
                 self.entries.append(entry)
             else:
@@ -93,16 +92,12 @@ class Conversation:
             self._edited = True
             last.filled([*before, {**block, "cache_control": control}], last.kinds)
 
-    def _read(self, raw: Raw) -> list[Entry]:
+    def _entries(self, found: Read) -> list[Entry]:
         """Each message by itself; those of which nothing is left are not among them."""
-        try:
-            messages = _list.decode(raw)
-        except (msgspec.MsgspecError, RecursionError) as error:
-            raise unreadable(error, "messages") from None
         entries: list[Entry] = []
-        for message in messages:
-            if (shaped := taken_one(message)) is not None:
-                role, kinds = outline(shaped)
+        for message, outlined in found:
+            if outlined is not None:
+                role, kinds = outlined
                 entries.append(Entry(role, list(kinds), message))
                 continue
             value = decoded(message, "messages")

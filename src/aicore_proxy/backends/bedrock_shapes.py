@@ -6,18 +6,20 @@ bear Claude's own signature, neither an empty nor a wrapped foreign one. Members
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta, Raw, Struct
 
+from aicore_proxy.protocol.envelope import unreadable
 from aicore_proxy.protocol.neutral import Json
 from aicore_proxy.protocol.seal import WRAPPED
 
 Said: TypeAlias = Annotated[str, Meta(pattern=r"\S")]
 Signed: TypeAlias = Annotated[str, Meta(pattern=f"^(?!{WRAPPED}).")]
 ANYTHING = Raw()
+STEP = 1 << 20
 
 
 class Mark(Struct, forbid_unknown_fields=True):
@@ -94,6 +96,7 @@ MARK = frozenset(Mark.__struct_fields__)
 
 _messages = msgspec.json.Decoder(list[Message])
 _message = msgspec.json.Decoder(Message)
+_raws = msgspec.json.Decoder(list[Raw])
 
 
 def taken(messages: Raw) -> Sequence[Message] | None:
@@ -114,6 +117,37 @@ def taken_one(message: Raw) -> Message | None:
 
 Outline: TypeAlias = tuple[Json, list[Json]]
 """A message's role, and the types of its blocks."""
+
+Read: TypeAlias = list[tuple[Raw, Outline | None]]
+"""Messages, each with its outline if Bedrock takes it as it is (None may only mean that this cannot tell)."""
+
+
+def read(messages: Raw) -> Generator[None, None, Read]:
+    """Each message by itself, in steps of about a MiB. Raises Fault(MALFORMED) if ``messages`` is no array."""
+    try:
+        raws = _raws.decode(messages)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise unreadable(error, "messages") from None
+    found: Read = []
+    size = 0
+    for raw in raws:
+        if (size := size + memoryview(raw).nbytes) > STEP:
+            yield
+            size = 0
+        shaped = taken_one(raw)
+        found.append((raw, None if shaped is None else outline(shaped)))
+    return found
+
+
+def at_once(messages: Raw) -> Read:
+    """The same in one step."""
+    steps = read(messages)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            found: Read = end.value
+            return found
 
 
 def outline(message: Message) -> Outline:

@@ -6,6 +6,7 @@ for with ``alt=sse``, as SAP's own client does.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
 
@@ -32,6 +33,10 @@ class GcpVertexAI:
     @property
     def dialect(self) -> str:
         return NAME
+
+    def read_ahead(self, envelope: Envelope) -> Iterator[None]:
+        """See Backend: nothing of it takes long."""
+        return iter(())
 
     def relayed(self, envelope: Envelope, deployment: Deployment, ask: Ask) -> Prepared:
         """The client's bytes without ``model`` and ``stream``. ``contents`` is written anew only where it holds what

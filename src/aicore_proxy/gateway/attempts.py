@@ -221,6 +221,9 @@ class Attempts:
         if call.embeds:
             return Asked(self._embedders[deployment.executable](call.envelope), call.dialect, answers=("data",))
         if backend.dialect == call.dialect.name:
+            if call.envelope.size > LARGE:
+                for _ in backend.read_ahead(call.envelope):
+                    await asyncio.sleep(0)
             asked = Asked(backend.relayed(call.envelope, deployment, ask), call.dialect)
         else:
             source = self._dialects[backend.dialect]

@@ -22,13 +22,15 @@ _whole = msgspec.json.Decoder(dict[str, Any])
 
 class Envelope:
     """A client's request body. ``members`` are slices of the original bytes: the last of a name that stands twice
-    wins, for what we read as for what goes up. Immutable after :meth:`parse`; decoded lazily, once."""
+    wins, for what we read as for what goes up. Immutable after :meth:`parse`; decoded lazily, once. ``memo``: what was
+    found in it, for whoever found it."""
 
-    __slots__ = ("_decoded", "_values", "members", "size")
+    __slots__ = ("_decoded", "_values", "members", "memo", "size")
 
     def __init__(self, members: Mapping[str, msgspec.Raw], size: int) -> None:
         self.members = members
         self.size = size
+        self.memo: dict[str, Any] = {}
         self._values: dict[str, Any] = {}
         self._decoded: dict[str, Any] | None = None
 
