@@ -10,24 +10,50 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 SUPPORTED = ["3.11", "3.12", "3.13", "3.14", "3.15"]
 HEAVY = ["tests/chaos", "tests/edge/test_load.py", "tests/edge/test_mutations.py", "tests/end_to_end/test_load.py"]
+WORKERS = str(min(4, 2 * (os.cpu_count() or 2)))
+"""Half of what tests do is waiting."""
 QUICK = ["tests/protocol", "tests/backends", "tests/properties", "tests/end_to_end/test_smoke.py"]
 
 
-def run(name: str, *command: str, environ: dict[str, str] | None = None, allowed: tuple[int, ...] = (0,)) -> bool:
+def run(name: str, *command: str) -> bool:
     started = time.monotonic()
     print(f"\n=== {name}", flush=True)
-    code = subprocess.run(command, cwd=ROOT, env={**os.environ, **(environ or {})}, check=False).returncode
-    print(
-        f"=== {name}: {'ok' if code in allowed else f'failed ({code})'} in {time.monotonic() - started:.0f} s",
-        flush=True,
-    )
-    return code in allowed
+    return ended(name, started, subprocess.run(command, cwd=ROOT, check=False).returncode)
+
+
+def ended(name: str, started: float, code: int) -> bool:
+    how = f"failed ({code})" if code else "ok"
+    print(f"=== {name}: {how} in {time.monotonic() - started:.0f} s", flush=True)
+    return code == 0
+
+
+@contextmanager
+def beside(name: str, *command: str) -> Iterator[Callable[[], bool]]:
+    """Runs ``command`` while the block does something else; what it is given waits, shows the output and tells whether
+    it passed."""
+    with tempfile.TemporaryFile("w+") as output:
+        started = time.monotonic()
+        process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
+
+        def passed() -> bool:
+            code = process.wait()
+            output.seek(0)
+            print(f"\n=== {name}\n{output.read()}", end="")
+            return ended(name, started, code)
+
+        try:
+            yield passed
+        finally:
+            process.wait()
 
 
 def clean_environment() -> None:
@@ -44,15 +70,17 @@ def clean_environment() -> None:
 def covered() -> bool:
     for old in ROOT.glob(".coverage*"):
         old.unlink()
-    workers = str(min(4, os.cpu_count() or 2))
     python = sys.executable
     passed = run(
-        "Tests with coverage", python, "-m", "coverage", "run", "-m", "pytest", "-q", "-n", workers,
+        "Tests with coverage", python, "-m", "coverage", "run", "-m", "pytest", "-q", "-n", WORKERS,
         "-m", "not timed and not fuzz and not sdk",
     )  # fmt: skip
-    passed &= run(
-        "Tests with other SDKs' environments", python, "-m", "coverage", "run", "-m", "pytest", "-q", "-m", "sdk"
-    )
+    # Either is one process, and two cores are the least there is
+    with beside("Fuzz", python, "-m", "pytest", "-q", "-m", "fuzz") as fuzzed:
+        passed &= run(
+            "Tests with other SDKs' environments", python, "-m", "coverage", "run", "-m", "pytest", "-q", "-m", "sdk"
+        )
+        passed &= fuzzed()
     run("Combine coverage", python, "-m", "coverage", "combine", "-q")
     return run("Coverage of the package", python, "-m", "coverage", "report", "--skip-covered") and passed
 
@@ -98,11 +126,10 @@ def main() -> int:
         return subprocess.run([sys.executable, "-m", "pytest", *sys.argv[1:]], cwd=ROOT, check=False).returncode
     results = [covered()]
     pytest = (sys.executable, "-m", "pytest", "-q", "-m", "timed and not fuzz and not sdk and not rows")
-    # These wait more than they work, so two at a time do not disturb each other; what loads the machine runs alone
+    # These wait more than they work, so a few at a time do not disturb each other; what loads the machine runs alone
     apart = [f"--ignore={path}" for path in HEAVY]
-    results.append(run("Timed tests", *pytest, "-n", "2", "--dist", "loadfile", *apart))
+    results.append(run("Timed tests", *pytest, "-n", WORKERS, "--dist", "loadfile", *apart))
     results.append(run("Load and chaos", *pytest, *HEAVY))
-    results.append(run("Fuzz", sys.executable, "-m", "pytest", "-q", "-m", "fuzz", allowed=(0,)))
     others = interpreters()
     results += [elsewhere(version, python) for version, python in others.items()]
     print(
