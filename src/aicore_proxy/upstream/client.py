@@ -96,6 +96,7 @@ class PooledUpstream:
     async def close(self) -> None:
         """Ends all connections, also those in use."""
         self._closed = True
+        self._dialer.close()
         if self._sweeper is not None:
             self._sweeper.cancel()
         for connection in list(self._ways):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import ipaddress
 import socket
 import ssl
@@ -125,12 +126,22 @@ class Dialer:
             return known[1]
         if (asking := self._asked.get(key)) is None:
             asking = self._asked[key] = loop.create_task(look_up(host, port))
-            asking.add_done_callback(lambda _: self._asked.pop(key, None))
+            asking.add_done_callback(functools.partial(self._answered, key))
         found = await asyncio.shield(asking)
         if len(self._names) >= NAMES_KEPT:
             self._names.clear()
         self._names[key] = loop.time() + NAMES_FOR, found
         return found
+
+
+    def _answered(self, key: tuple[str, int], asking: asyncio.Task[list[AddressInfo]]) -> None:
+        self._asked.pop(key, None)
+        if not asking.cancelled():
+            asking.exception()  # seen, also where nobody waits for it any more
+
+    def close(self) -> None:
+        for asking in self._asked.values():
+            asking.cancel()
 
 
 async def look_up(host: str, port: int) -> list[AddressInfo]:
