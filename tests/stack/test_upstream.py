@@ -89,6 +89,9 @@ async def test_repeated_fields_are_all_there_and_names_have_no_case(upstream: Po
         (b"HTTP/1.1 204 No Content\r\n\r\n", 204),
         (b"HTTP/1.1 205 Reset Content\r\ncontent-length: 0\r\n\r\n", 205),
         (b"HTTP/1.0 200 OK\r\n\r\nx", 200),
+        (b"HTTP/1.1 200 OK\ncontent-length: 1\n\nx", 200),
+        (b"HTTP/1.1 200\r\ntransfer-encoding: chunked\r\n\r\n1  \r\nx\r\n0\r\n\r\n", 200),
+        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1;a=b\r\nx\r\n0\r\ntrailer: y\r\n\r\n", 200),
     ],
 )
 async def test_answers_of_every_kind(upstream: PooledUpstream, raw: bytes, status: int) -> None:

@@ -201,7 +201,7 @@ class Connection(asyncio.Protocol):
         self._free = free
         self._gone = gone
         self._transport: asyncio.Transport | None = None
-        self._parser: Any = httptools.HttpResponseParser(self)
+        self._parser: Any = parser_for(self)
         self._answer: Answer | None = None
         self._head = 0
         self._fields = 0
@@ -325,7 +325,7 @@ class Connection(asyncio.Protocol):
     def secured(self, transport: asyncio.Transport) -> None:
         """TLS was laid over the connection, perhaps in a proxy's tunnel."""
         self._transport = transport
-        self._parser = httptools.HttpResponseParser(self)
+        self._parser = parser_for(self)
 
     @property
     def transport(self) -> asyncio.Transport:
@@ -448,6 +448,13 @@ class Connection(asyncio.Protocol):
             self._interim = False
         elif self._answer is not None and self._answer.begun:
             self._answer.complete = True
+
+
+def parser_for(connection: Connection) -> Any:
+    """As lenient as other clients: old proxies end a line with LF alone, old servers pad the size of a chunk."""
+    parser = httptools.HttpResponseParser(connection)
+    parser.set_dangerous_leniencies(lenient_optional_cr_before_lf=True, lenient_spaces_after_chunk_size=True)
+    return parser
 
 
 async def inflated(answer: Answer, place: str) -> AsyncIterator[bytes]:

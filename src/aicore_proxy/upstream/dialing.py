@@ -133,7 +133,6 @@ class Dialer:
         self._names[key] = loop.time() + NAMES_FOR, found
         return found
 
-
     def _answered(self, key: tuple[str, int], asking: asyncio.Task[list[AddressInfo]]) -> None:
         self._asked.pop(key, None)
         if not asking.cancelled():
