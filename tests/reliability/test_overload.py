@@ -8,12 +8,14 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from pathlib import Path
 
 import httpx2
 import pytest
 from tests.end_to_end.asking import PROTOCOLS, error_of
 from tests.reliability.conftest import running_house
+from tests.telemetry.reading import changed, look
 
 from aicore_proxy.gateway.queues import QueueLimits, Queues
 from aicore_proxy.protocol.fault import Fault, Kind
@@ -52,7 +54,7 @@ def test_o02_no_deployment_gets_more_than_its_limit_and_who_waits_is_served(tmp_
 def test_o02_o03_a_full_queue_and_a_long_wait_end_in_an_overload(tmp_path: Path) -> None:
     with running_house(tmp_path, 1, deployment_limit="1", queue_length="2", queue_wait="1") as house:
         house.simulator.script({"delay": 3, "at": ["sub-0"]})
-        before = house.received()
+        before, counted = house.received(), look(house.proxy.http)
         with ThreadPoolExecutor(10) as pool:
             first = pool.submit(house.ask)
             while house.simulator.state()["open"] == 0:
@@ -60,9 +62,9 @@ def test_o02_o03_a_full_queue_and_a_long_wait_end_in_an_overload(tmp_path: Path)
             began = time.monotonic()
             waiting = [pool.submit(house.ask) for _ in range(2)]
             time.sleep(0.2)
-            for protocol in PROTOCOLS:
+            for protocol, stream in product(PROTOCOLS, (False, True)):
                 asked = time.monotonic()
-                answer = house.ask(protocol)
+                answer = house.ask(protocol, stream=stream)
                 assert time.monotonic() - asked < 0.5
                 assert answer.status_code == (503 if protocol == "chat" else 529)
                 assert 1 <= int(answer.headers["retry-after"]) <= 30
@@ -71,6 +73,9 @@ def test_o02_o03_a_full_queue_and_a_long_wait_end_in_an_overload(tmp_path: Path)
             assert 0.9 <= time.monotonic() - began <= 2.5
             assert first.result().status_code == 200
         assert house.since(before)["sub-0"] == 1
+        change = changed(house.proxy.http, counted, 2 * len(PROTOCOLS) + 3)
+        assert change("rejected_total", reason="queue") == 2 * len(PROTOCOLS) + 2
+        assert change("rejected_total") == change("rejected_total", reason="queue")
 
 
 @pytest.mark.timed
@@ -90,6 +95,23 @@ def test_a_client_that_leaves_the_queue_frees_its_place(tmp_path: Path) -> None:
             second = pool.submit(house.ask)
             assert first.result().status_code == 200
             assert second.result().status_code == 200
+
+
+@pytest.mark.timed
+def test_a_fallback_without_room_is_refused_by_the_queue_too(tmp_path: Path) -> None:
+    (tmp_path / "proxy.yaml").write_text("routing: {fallbacks: {gpt-5: [gemini-2.5-pro]}}\n")
+    settings = {"config": str(tmp_path / "proxy.yaml"), "deployment_limit": "1", "queue_wait": "0.3"}
+    with running_house(tmp_path, 1, **settings) as house:
+        house.simulator.script({"delay": 2})
+        counted = look(house.proxy.http)
+        with ThreadPoolExecutor(2) as pool:
+            served = [pool.submit(house.ask, model=model) for model in ("gpt-5", "gemini-2.5-pro")]
+            while house.simulator.state()["open"] < 2:
+                time.sleep(0.01)
+            assert house.ask().status_code == 503
+            assert [answer.result().status_code for answer in served] == [200, 200]
+        change = changed(house.proxy.http, counted, 3)
+        assert change("rejected_total", reason="queue") == change("rejected_total") == 1
 
 
 def test_a_throttled_model_with_a_limit_still_ends_in_a_throttle(tmp_path: Path) -> None:
@@ -163,6 +185,49 @@ async def test_a_turn_that_is_not_used_goes_to_the_next() -> None:
         for _ in range(1000):
             queues.enter("m", "c", 100.0)
     assert queues.waiting("m") == 256
+
+
+def told(queues: Queues, clock: Clock) -> float | None:
+    """When who is refused by the full queue is to come back, in seconds."""
+    with pytest.raises(Fault) as refused:
+        queues.enter("m", "one", clock.now + 100.0)
+    return refused.value.retry_after
+
+
+async def test_who_is_refused_is_told_the_wait_that_was_measured_while_others_waited() -> None:
+    clock = Clock()
+    queues = Queues(QueueLimits(length=6), clock)
+
+    def fill() -> dict[str, object]:
+        return {f"{n}": queues.enter("m", "one", clock.now + 100.0) for n in range(6 - queues.waiting("m"))}
+
+    places = fill()
+    assert told(queues, clock) == 1.0  # nothing is known yet
+    clock.now = 7.0
+    await woken(places, queues, 1)
+    places |= fill()
+    assert told(queues, clock) == 1.0  # one that was freed is no interval
+    for _ in range(3):
+        clock.now += 0.5
+        await woken(places, queues, 1)
+    fill()
+    assert told(queues, clock) == pytest.approx(6 * 0.5)
+
+
+async def test_a_time_in_which_nobody_waited_makes_nobody_wait_longer() -> None:
+    clock = Clock()
+    queues = Queues(QueueLimits(length=2), clock)
+    for _ in range(20):
+        places: dict[str, object] = {f"{n}": queues.enter("m", "one", clock.now + 100.0) for n in range(2)}
+        clock.now += 0.75
+        await woken(places, queues, 1)
+        clock.now += 0.75
+        await woken(places, queues, 1)
+        clock.now += 1000.0
+    for _ in range(2):
+        queues.enter("m", "one", clock.now + 100.0)
+
+    assert told(queues, clock) == pytest.approx(2 * 0.75)
 
 
 # The proxy's own limits

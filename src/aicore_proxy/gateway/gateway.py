@@ -270,11 +270,11 @@ class Gateway:
 
         def refuse(fault: Fault) -> Reply:
             reply = refusal(endpoint.dialect, fault, call.id)
-            account.status, account.kind = reply.status, fault.kind.value
+            account.fails(fault, reply.status)
             return Reply(reply.status, (*reply.headers, *explained(account)), reply.body)
 
         def fail(fault: Fault) -> bytes:
-            account.kind = fault.kind.value
+            account.fails(fault)
             return endpoint.dialect.stream_encoder(answering(call)).fail(fault, call.id)
 
         return StreamReply(
@@ -316,7 +316,7 @@ def explanation(call: Call, overhead: float | None) -> list[tuple[str, str]]:
 def refused(endpoint: Endpoint, fault: Fault, account: Account) -> Reply:
     """The answer to a request that ended in ``fault``."""
     reply = refusal(endpoint.dialect, fault, account.request.request_id)
-    account.status, account.kind = reply.status, fault.kind.value
+    account.fails(fault, reply.status)
     return Reply(reply.status, (*reply.headers, *explained(account)), reply.body, close=account.close)
 
 

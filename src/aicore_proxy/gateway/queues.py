@@ -20,6 +20,10 @@ LOOK = 1.0
 """Seconds after which a request that waits looks by itself: a cooldown that ends wakes nobody."""
 
 
+class NoRoom(Fault):
+    """Every deployment has as many requests as it may have, and waiting was no way out."""
+
+
 class QueueLimits(Struct, frozen=True):
     """``length``: requests that may wait, per model; ``wait``: seconds; ``stale``: after which the newest go first."""
 
@@ -39,7 +43,7 @@ class Place:
         self._woken = asyncio.Event()
 
     async def turn(self) -> None:
-        """Waits until it is worth a look. Raises Fault where it has waited for as long as it may."""
+        """Waits until it is worth a look. Raises NoRoom where it has waited for as long as it may."""
         left = self._deadline - self._queue.clock()
         if left <= 0:
             raise self._queue.refusal("waited for as long as it may")
@@ -73,12 +77,14 @@ class _Queue:
         self._model = model
         self.limits = limits
         self._by_key: OrderedDict[str, deque[Place]] = OrderedDict()
-        self._freed_at = float("-inf")
-        self._pace = 0.0  # seconds between two that are freed, a moving average
+        self._freed_at: float | None = None  # since the queue is not empty
+        self._pace: float | None = None  # seconds between two that are freed while others wait, a moving average
 
     def enter(self, key_id: str, deadline: float) -> Place:
         if self.waiting >= self.limits.length:
             raise self.refusal("did not wait, since too many do")
+        if not self.waiting:
+            self._freed_at = None  # a gap in which nobody waited says nothing of the pace
         now = self.clock()
         place = Place(self, key_id, now, min(deadline, now + self.limits.wait))
         self._by_key.setdefault(key_id, deque()).append(place)
@@ -98,8 +104,9 @@ class _Queue:
         """Wakes the next."""
         now = self.clock()
         if counts:
-            pause = min(now - self._freed_at, self.limits.wait)
-            self._pace = pause if self._freed_at == float("-inf") else 0.9 * self._pace + 0.1 * pause
+            if self._freed_at is not None:
+                pause = min(now - self._freed_at, self.limits.wait)
+                self._pace = pause if self._pace is None else 0.9 * self._pace + 0.1 * pause
             self._freed_at = now
         for key_id in tuple(self._by_key):
             places = self._by_key[key_id]
@@ -108,11 +115,11 @@ class _Queue:
                 self._by_key.move_to_end(key_id)
                 return
 
-    def refusal(self, why: str) -> Fault:
+    def refusal(self, why: str) -> NoRoom:
         """That nobody has time, and when to come back."""
         words = f"Every deployment of the model '{self._model}' has as many requests as it may have; this one {why}."
-        expected = min(max(1.0, self._pace * self.waiting), self.limits.wait)
-        return Fault(Kind.OVERLOADED, words, code="overloaded", retry_after=expected)
+        expected = min(max(1.0, (self._pace or 0.0) * self.waiting), self.limits.wait)
+        return NoRoom(Kind.OVERLOADED, words, code="overloaded", retry_after=expected)
 
 
 class Queues:
@@ -130,7 +137,7 @@ class Queues:
             queue.limits = limits
 
     def enter(self, model: str, key_id: str, deadline: float) -> Place:
-        """A place in the model's queue. Raises Fault(OVERLOADED) where it is full."""
+        """A place in the model's queue. Raises NoRoom where it is full."""
         queue = self._queues.get(model)
         if queue is None:
             queue = self._queues[model] = _Queue(model, self._limits, self._clock)

@@ -12,7 +12,8 @@ from msgspec import Struct
 from aicore_proxy.gateway.call import Attempt, Call, Planned
 from aicore_proxy.gateway.exchange import ClientRequest, Ending
 from aicore_proxy.gateway.keys import Caller
-from aicore_proxy.protocol.fault import Kind
+from aicore_proxy.gateway.queues import NoRoom
+from aicore_proxy.protocol.fault import Fault, Kind
 from aicore_proxy.protocol.neutral import Usage
 
 CLIENT_GONE = 499
@@ -44,6 +45,8 @@ class Record(Struct, frozen=True):
     """When the request came in, monotonic seconds."""
     kind: str = ""
     """The Fault's kind, where it ended in one, be it in the middle of a stream."""
+    no_room: bool = False
+    """It was refused since a queue was full, or had waited there for as long as it may."""
     first_byte: float | None = None
     """From the request's arrival to the upstream's first byte of the attempt that served."""
     first_content: float | None = None
@@ -94,6 +97,7 @@ class Account:
         "caller",
         "explains",
         "kind",
+        "no_room",
         "overhead",
         "protocol",
         "request",
@@ -113,6 +117,7 @@ class Account:
         self.call: Call | None = None
         self.status = 200
         self.kind = ""
+        self.no_room = False
         self.overhead: float | None = None
         self._observer = observer
         self._streams = False
@@ -127,6 +132,11 @@ class Account:
         elif isinstance(error, Exception):
             self.status, self.kind = 500, Kind.INTERNAL.value
             self._end("failed")
+
+    def fails(self, fault: Fault, status: int | None = None) -> None:
+        """The answer is ``fault`` with ``status``; None: a stream, which has its status, ends in it."""
+        self.kind, self.no_room = fault.kind.value, isinstance(fault, NoRoom)
+        self.status = self.status if status is None else status
 
     def streams(self) -> None:
         """The answer is a stream, which begins."""
@@ -171,6 +181,7 @@ class Account:
             fallback=call.fallback if call is not None else "",
             began=received,
             kind=self.kind or (last.kind if last is not None else ""),
+            no_room=self.no_room,
             first_byte=last.first_byte - received if last is not None and last.first_byte else None,
             first_content=last.first_content - received if last is not None and last.first_content else None,
             content=last.last_content - last.first_content if last is not None and last.last_content else 0.0,

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 
 from aicore_proxy.gateway.call import Attempt, Call, Planned
-from aicore_proxy.gateway.queues import Place, Queues
+from aicore_proxy.gateway.queues import NoRoom, Place, Queues
 from aicore_proxy.gateway.record import Observer
 from aicore_proxy.landscape import Deployment
 from aicore_proxy.protocol.fault import Fault, Kind
@@ -57,7 +57,7 @@ class Ways:
         router.requested(call.sap_model, time.monotonic())
 
     async def following(self) -> Attempt | None:
-        """The next attempt, begun: it must be ended. None: nobody else may be asked, or there is no time. Raises Fault
+        """The next attempt, begun: it must be ended. None: nobody else may be asked, or there is no time. Raises NoRoom
         where the queue is full, or it has waited there for as long as it may."""
         try:
             if not self._asked and not self._call.may_fall_back and self._queues.waiting(self._call.sap_model):
@@ -198,7 +198,7 @@ def unasked(model: str, recovery: Skip | None, now: float) -> Fault:
             return Fault(Kind.RATE_LIMITED, words, code="rate_limit_exceeded", retry_after=wait)
         case Reason.FULL:
             words = f"Every deployment of the model '{model}' has as many requests as it may have."
-            return Fault(Kind.OVERLOADED, words, code="overloaded", retry_after=1.0)
+            return NoRoom(Kind.OVERLOADED, words, code="overloaded", retry_after=1.0)
         case _:
             words = (
                 f"Every deployment of the model '{model}' is failing; one request at a time tries whether it still is."

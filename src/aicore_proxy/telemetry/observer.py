@@ -94,6 +94,8 @@ class Telemetry:
             metrics.key_requests.inc(key, f"{record.status // 100}xx")
         if record.status == CLIENT_GONE:
             self._left(record)
+        elif record.no_room:
+            metrics.rejected.inc("queue")
         elif record.kind and not record.attempts:
             metrics.rejected.inc(record.kind)
         elif record.kind and record.status == 200:
