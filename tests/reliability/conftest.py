@@ -39,10 +39,10 @@ def running_house(
     home: Path, subaccounts: int = 4, *, fast: bool = True, command: list[str] | None = None, **settings: str
 ) -> Iterator[House]:
     landscape = {"subaccounts": [{"name": name, "models": MODELS} for name in SUBACCOUNTS[:subaccounts]]}
-    settings = {"breakers": "true", "strategy": "round_robin", "breaker_open_time": "1", **settings}
+    usual = {"breakers": "true", "strategy": "round_robin", "breaker_open_time": "1", "log_level": "error"}
     with (
         running_simulator(home, *(["--fast"] if fast else []), landscape=landscape) as simulator,
-        running_proxy(home, simulator, log_level="error", command=command, **settings) as proxy,
+        running_proxy(home, simulator, command=command, **{**usual, **settings}) as proxy,
     ):
         yield House(simulator, proxy)
 

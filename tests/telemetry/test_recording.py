@@ -161,6 +161,8 @@ def test_the_oldest_go_first_and_what_is_not_ours_stays(tmp_path: Path) -> None:
         path = tmp_path / f"{age}.recording.json"
         path.write_bytes(b"x" * 100)
         os.utime(path, (1000.0 - age, 1000.0 - age))
+    (tmp_path / "killed.recording.part").write_bytes(b"x")
+    os.utime(tmp_path / "killed.recording.part", (900.0, 900.0))
     (tmp_path / "notes.json").write_bytes(b"x" * 1000)
 
     sweep(tmp_path, 3.5, 10_000, 1000.0)

@@ -28,6 +28,7 @@ log = logging.getLogger("aicore_proxy.sap.discovery")
 
 DEPLOYMENT_ID = re.compile(r"[\w.-]{4,64}", re.ASCII)
 ORCHESTRATION = "orchestration"
+REWRITE = 4.0  # seconds after which what could not be kept on disk is written again
 CALLS = 8  # to one subaccount's AI API at the same time
 # SAP's names say who serves a model, where neither the list nor the catalogue does
 EXECUTABLES = (
@@ -236,7 +237,8 @@ class Discovery:
 
 
 class _Keeper:
-    """Keeps the last known good state on disk, off the event loop. Owns the one write that may be under way."""
+    """Keeps the last known good state on disk, off the event loop; what cannot be written is tried again until it can.
+    Owns the one write that may be under way."""
 
     def __init__(self, path: Path, supervisor: Supervisor) -> None:
         self._path = path
@@ -269,6 +271,9 @@ class _Keeper:
                     if str(error) != self._failed:
                         self._failed = str(error)
                         log.warning("The last known deployments are not kept: %s", error)
+                    await asyncio.sleep(REWRITE)
+                    if self._next is None:
+                        self._next = known
         finally:
             self._write = None
 

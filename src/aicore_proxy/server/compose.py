@@ -82,7 +82,7 @@ class Proxy:
         proxies = Proxies() if configuration.direct else Proxies.from_environ(os.environ)
         self._upstream = PooledUpstream(tls=tls_context(os.environ), proxies=proxies, keepalive=settings.pool_idle)
         self._why = Why(self._peers)
-        self._recorder = Recorder(recording_of(configuration), self.supervisor)
+        self._recorder = Recorder(recording_of(configuration), self.supervisor, self.metrics.recordings_lost.inc)
         self._observer = Telemetry(self.metrics, self._why.remember, self._recorder.finished)
         self._seals = SealKeeper()
         self._queues = Queues(queue_limits_of(settings))

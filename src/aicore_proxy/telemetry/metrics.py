@@ -91,6 +91,7 @@ class Metrics:
         self.uncounted = self._counter("answers_without_usage", "Whole answers that told no tokens", "model")
         self.key_requests = self._counter("key_requests", "Requests by client key", "key", "status_class")
         self.key_tokens = self._counter("key_tokens", "Tokens by client key", "key", "type")
+        self.recordings_lost = self._counter("recordings_lost", "Requests that were to be recorded and could not be")
         self._attempt_metrics()
         self._gen_ai_metrics()
         self.reload_success = self._gauge("config_last_reload_success", "Whether the last reload was taken: 1 or 0")

@@ -11,7 +11,7 @@ import datetime
 import logging
 import os
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing
 from contextvars import ContextVar
 from pathlib import Path
@@ -34,7 +34,11 @@ SWEEP = 60.0
 """Seconds between two looks for files that are to be deleted."""
 WAITING = 64
 """Requests that wait to be written, at most; of others the recording is lost."""
+WARNING = 60.0
+"""Seconds between two warnings that requests are not recorded."""
 ENDING = ".recording.json"
+PART = ".recording.part"
+"""Of a file that is being written."""
 
 _tape: ContextVar[Tape | None] = ContextVar("aicore_proxy_tape", default=None)
 """The tape of the request that the running task serves."""
@@ -63,14 +67,16 @@ class Rules(Struct, frozen=True):
 
 
 class Recorder:
-    """Listens at both ends of the gateway, and owns what waits to be written."""
+    """Listens at both ends of the gateway, and owns what waits to be written. ``lost``: told of each request that was
+    to be recorded and could not be."""
 
-    def __init__(self, rules: Rules, supervisor: Supervisor) -> None:
+    def __init__(self, rules: Rules, supervisor: Supervisor, lost: Callable[[], None] = lambda: None) -> None:
         self.rules = rules
+        self._lost = lost
         self._supervisor = supervisor
         self._waiting: list[Recorded] = []
         self._writing: asyncio.Task[None] | None = None
-        self._problem = ""
+        self._warned_at = float("-inf")
 
     def handler(self, handler: Handler) -> Handler:
         """``handler``, listened to."""
@@ -107,7 +113,7 @@ class Recorder:
 
     def _keep(self, recorded: Recorded) -> None:
         if len(self._waiting) >= WAITING:
-            log.warning("The request %s is not recorded: the disk is too slow", recorded.id)
+            self._lose("the disk is too slow")
             return
         self._waiting.append(recorded)
         if self._writing is None:
@@ -126,25 +132,33 @@ class Recorder:
                 recorded = self._waiting.pop(0)
                 try:
                     await asyncio.to_thread(write, folder, recorded)
-                    self._problem = ""
                 except OSError as error:
-                    if str(error) != self._problem:
-                        self._problem = str(error)
-                        log.warning("Requests are not recorded: %s", error)
+                    self._lose(f"{folder} cannot be written: {error.strerror}")
         finally:
             self._writing = None
 
+    def _lose(self, why: str) -> None:
+        self._lost()
+        now = time.monotonic()
+        if now - self._warned_at >= WARNING:
+            self._warned_at = now
+            log.warning("Requests are not recorded: %s", why)
+
 
 def write(folder: Path, recorded: Recorded) -> None:
-    """Writes a file that only this user may read. Raises OSError."""
+    """Writes a file that only this user may read, as a whole or not at all. Raises OSError."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     when = datetime.datetime.fromtimestamp(recorded.time, datetime.UTC).strftime("%Y%m%dT%H%M%S.%f")
     path = folder / f"{when}-{recorded.id}{ENDING}"
-    part = path.with_suffix(".part")
+    part = path.with_name(path.name.removesuffix(ENDING) + PART)
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(msgspec.json.format(msgspec.json.encode(recorded), indent=1))
-    part.rename(path)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(msgspec.json.format(msgspec.json.encode(recorded), indent=1))
+        part.rename(path)
+    except OSError:
+        part.unlink(missing_ok=True)  # a full disk needs its room
+        raise
 
 
 def sweep(folder: Path, keep: float, most: int, now: float) -> None:
@@ -152,7 +166,7 @@ def sweep(folder: Path, keep: float, most: int, now: float) -> None:
     bytes together. Files of others in the folder stay. Never raises."""
     found = []
     try:
-        for path in folder.glob(f"*{ENDING}"):
+        for path in (*folder.glob(f"*{ENDING}"), *folder.glob(f"*{PART}")):  # parts: of a process that was killed
             stat = path.stat()
             found.append((stat.st_mtime, stat.st_size, path))
     except OSError:
