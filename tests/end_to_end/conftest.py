@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import ssl
 import subprocess
 import sys
 import threading
@@ -24,10 +25,10 @@ KEY = "sk-test-end-to-end"
 class Simulator:
     """A running simulator and its control endpoints."""
 
-    def __init__(self, url: str, process: subprocess.Popen[str]) -> None:
+    def __init__(self, url: str, process: subprocess.Popen[str], *, verify: ssl.SSLContext | bool = True) -> None:
         self.url = url
         self.process = process
-        self._http = httpx2.Client(base_url=url, trust_env=False, timeout=30)
+        self._http = httpx2.Client(base_url=url, trust_env=False, timeout=30, verify=verify)
 
     def script(self, script: Mapping[str, Any], *at: str) -> None:
         body: dict[str, Any] = {"script": dict(script)}
@@ -143,24 +144,32 @@ def environment(home: Path, **variables: str) -> dict[str, str]:
 
 
 @contextmanager
-def running_simulator(home: Path, *options: str, landscape: Any = None) -> Iterator[Simulator]:
+def running_simulator(
+    home: Path, *options: str, landscape: Any = None, verify: ssl.SSLContext | bool = True
+) -> Iterator[Simulator]:
+    """``verify``: of its certificate, where it has one."""
     command = [sys.executable, "-m", "aicore_proxy.simulator", "--port", "0", "--announce", *options]
     if landscape is not None:
         (home / "landscape.json").write_text(json.dumps(landscape))
         command += ["--landscape", str(home / "landscape.json")]
     process, _, line = started(command, environment(home), '"url"')
     try:
-        yield Simulator(json.loads(line)["url"], process)
+        yield Simulator(json.loads(line)["url"], process, verify=verify)
     finally:
         stopped(process)
 
 
 @contextmanager
 def running_proxy(
-    home: Path, simulator: Simulator, *, command: list[str] | None = None, **variables: str
+    home: Path,
+    simulator: Simulator,
+    *,
+    command: list[str] | None = None,
+    environ: Mapping[str, str] | None = None,
+    **variables: str,
 ) -> Iterator[Proxy]:
     """A proxy in front of ``simulator``; ``variables``: settings without their prefix, in lower case; ``command``: in
-    place of ``aicore-proxy serve``."""
+    place of ``aicore-proxy serve``; ``environ``: variables that are none of ours."""
     folder = home / "service-keys"
     folder.mkdir(exist_ok=True)
     for name, key in simulator.service_keys().items():
@@ -168,11 +177,11 @@ def running_proxy(
     # Turns in order and no memory of faults: what one test breaks must not count for the next
     variables = {"strategy": "round_robin", "breakers": "false", **variables}
     settings = {f"AICORE_PROXY_{name.upper()}": value for name, value in variables.items()}
-    environ = environment(
-        home, AICORE_PROXY_SERVICE_KEYS=str(folder), AICORE_PROXY_API_KEY=KEY, AICORE_PROXY_PORT="0", **settings
-    )
+    ours = {"SERVICE_KEYS": str(folder), "API_KEY": KEY, "PORT": "0"}
+    settings |= {f"AICORE_PROXY_{name}": value for name, value in ours.items()}
+    given = environment(home, **{**settings, **(environ or {})})
     command = command or [sys.executable, "-m", "aicore_proxy", "serve"]
-    process, lines, line = started(command, environ, "Base URL")
+    process, lines, line = started(command, given, "Base URL")
     proxy = Proxy(line.split()[-1], process, lines)
     try:
         deadline = time.monotonic() + 20

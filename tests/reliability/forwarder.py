@@ -1,0 +1,81 @@
+"""An HTTP proxy between ours and the simulator, in threads: it forwards, or it fails in one of its ways."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import socket
+import socketserver
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class Forwarder(socketserver.ThreadingTCPServer):
+    """Knows ``CONNECT``. ``fault``: "" (none), "407" or "dies" (closes instead of an answer)."""
+
+    allow_reuse_address = True
+    daemon_threads = True
+
+    def __init__(self, port: int = 0) -> None:
+        super().__init__(("127.0.0.1", port), Tunnel)
+        self.fault = ""
+        self.credentials: set[str] = set()
+        self.open: set[socket.socket] = set()
+
+    @property
+    def port(self) -> int:
+        return int(self.server_address[1])
+
+    def cut(self) -> None:
+        """Ends all connections."""
+        for each in list(self.open):
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+
+
+class Tunnel(socketserver.StreamRequestHandler):
+    server: Forwarder
+
+    def handle(self) -> None:
+        line = self.rfile.readline().decode()
+        while (field := self.rfile.readline().decode().strip()) != "":
+            name, _, value = field.partition(":")
+            if name.lower() == "proxy-authorization":
+                self.server.credentials.add(base64.b64decode(value.split()[1]).decode())
+        if self.server.fault == "407":
+            self.wfile.write(b"HTTP/1.1 407 Proxy Authentication Required\r\ncontent-length: 0\r\n\r\n")
+        if self.server.fault:
+            return
+        host, _, port = line.split(" ")[1].rpartition(":")
+        with socket.create_connection((host, int(port))) as target:
+            self.wfile.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+            ends = {target, self.connection}
+            self.server.open |= ends
+            back = threading.Thread(target=pump, args=(target, self.connection))
+            back.start()
+            pump(self.connection, target)
+            back.join()
+            self.server.open -= ends
+
+
+def pump(source: socket.socket, sink: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(65536):
+            sink.sendall(data)
+    with contextlib.suppress(OSError):
+        sink.shutdown(socket.SHUT_RDWR)
+
+
+@contextmanager
+def forwarding(port: int = 0) -> Iterator[Forwarder]:
+    """A forwarder that listens; with the end of the block nobody does."""
+    with Forwarder(port) as forwarder:
+        serving = threading.Thread(target=forwarder.serve_forever, args=(0.02,))
+        serving.start()
+        try:
+            yield forwarder
+        finally:
+            forwarder.cut()
+            forwarder.shutdown()
+            serving.join()
