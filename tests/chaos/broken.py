@@ -1,5 +1,5 @@
 """The proxy with a fault of its own, to show that the oracle of the chaos test sees it: ``python -m tests.chaos.broken
-leak|double|block serve …``."""
+leak|double|block|sleep serve …``."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import asyncio
 import signal
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 from aicore_proxy.cli import main
@@ -42,15 +43,28 @@ def double() -> None:
 
 def block() -> None:
     """SIGUSR1 holds the event loop up for two seconds."""
+    on_signal(lambda: time.sleep(2))
+
+
+def sleep() -> None:
+    """At SIGUSR1 the machine has slept for an hour: clocks that stand still in a sleep do not notice."""
+    ticks, wall, slept = time.clock_gettime, time.time, [0.0]
+    time.clock_gettime = lambda clock: ticks(clock) + (slept[0] if clock == time.CLOCK_BOOTTIME else 0.0)
+    time.time = lambda: wall() + slept[0]
+    on_signal(lambda: slept.append(slept.pop() + 3600.0))
+
+
+def on_signal(act: Callable[[], None]) -> None:
+    """Acts in the event loop, at SIGUSR1."""
     start = Proxy.start
 
     async def starting(self: Proxy) -> None:
-        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, time.sleep, 2)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, act)
         await start(self)
 
     Proxy.start = starting  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":
-    {"leak": leak, "double": double, "block": block}[sys.argv.pop(1)]()
+    {"leak": leak, "double": double, "block": block, "sleep": sleep}[sys.argv.pop(1)]()
     main()

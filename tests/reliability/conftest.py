@@ -29,6 +29,10 @@ class House(NamedTuple):
         """Requests so far, by subaccount."""
         return self.simulator.received_by_subaccount(model)
 
+    def token_requests(self) -> dict[str, int]:
+        """So far, by subaccount."""
+        return {name: place["token_requests"] for name, place in self.simulator.state()["subaccounts"].items()}
+
     def since(self, before: dict[str, int], model: str = "gpt-5") -> dict[str, int]:
         now = self.received(model)
         return {alias: now[alias] - count for alias, count in before.items()}

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from tests.reliability.conftest import running_house
+from tests.reliability.conftest import SUBACCOUNTS, running_house
 
 pytestmark = pytest.mark.timed
 
@@ -41,3 +41,26 @@ def test_p06_a_stalled_event_loop_makes_answers_late_and_nothing_else(tmp_path: 
         assert 'outcome="timeout"' not in text
         lag = re.search(r"^aicore_proxy_(?:event_)?loop_lag_seconds\S* ([0-9.e+-]+)$", text, re.MULTILINE)
         assert lag is not None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the clock that is moved is Linux's")
+def test_p09_after_an_hour_s_sleep_no_token_is_used_that_ended_meanwhile(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.chaos.broken", "sleep", "serve"]
+    with running_house(tmp_path, command=command) as house:
+        house.simulator.switch(expires_in=1800)
+        house.simulator.revoke_tokens()
+        assert {house.ask().status_code for _ in range(8)} == {200}
+        assert house.ask().status_code == 200
+        asked, tokens = house.received(), house.token_requests()
+
+        house.simulator.revoke_tokens()  # they have ended
+        os.kill(house.proxy.process.pid, signal.SIGUSR1)
+        time.sleep(0.3)
+        with ThreadPoolExecutor(20) as pool:
+            answers = list(pool.map(lambda n: house.ask(stream=n % 2 == 0), range(40)))
+
+        assert Counter(answer.status_code for answer in answers) == {200: 40}
+        assert {answer.headers["x-aicore-proxy-attempts"] for answer in answers} == {"1"}
+        assert sum(house.since(asked).values()) == 40  # none was sent with a token that had ended
+        after = house.token_requests()
+        assert {alias: after[alias] - count for alias, count in tokens.items()} == dict.fromkeys(SUBACCOUNTS, 1)

@@ -27,10 +27,6 @@ def broken(simulator: Simulator, endpoint: str, script: dict[str, Any], *at: str
     httpx2.post(f"{simulator.url}/_simulator/scripts", json=body, trust_env=False).raise_for_status()
 
 
-def token_requests(simulator: Simulator) -> dict[str, int]:
-    return {name: place["token_requests"] for name, place in simulator.state()["subaccounts"].items()}
-
-
 def statuses(house: House, seconds: float) -> Counter[int]:
     """Of requests one after the other, for so long."""
     found: Counter[int] = Counter()
@@ -95,20 +91,20 @@ def test_t04_wrong_credentials_of_one_subaccount_are_tried_once_a_minute(tmp_pat
     with running_house(tmp_path) as house:
         broken(house.simulator, "token", {"status": 401}, "sub-0")
         house.simulator.revoke_tokens()
-        before = token_requests(house.simulator)
+        before = house.token_requests()
 
         assert set(statuses(house, 4)) == {200}
-        assert token_requests(house.simulator)["sub-0"] - before["sub-0"] <= 2
+        assert house.token_requests()["sub-0"] - before["sub-0"] <= 2
 
 
 def test_t10_a_revoked_token_is_renewed_once_for_all(tmp_path: Path) -> None:
     with running_house(tmp_path) as house:
         assert set(statuses(house, 0.5)) == {200}
-        before = token_requests(house.simulator)
+        before = house.token_requests()
         house.simulator.revoke_tokens()
         with ThreadPoolExecutor(50) as pool:
             answers = Counter(pool.map(lambda _: house.ask().status_code, range(200)))
-        after = token_requests(house.simulator)
+        after = house.token_requests()
 
         assert answers == {200: 200}
         assert {alias: after[alias] - count for alias, count in before.items()} == dict.fromkeys(SUBACCOUNTS, 1)
@@ -117,12 +113,12 @@ def test_t10_a_revoked_token_is_renewed_once_for_all(tmp_path: Path) -> None:
 def test_t11_a_subaccount_that_refuses_every_token_is_left_alone(tmp_path: Path) -> None:
     with running_house(tmp_path, breaker_open_time="30") as house:
         house.simulator.script({"status": 401}, "sub-0")
-        before, tokens = house.received(), token_requests(house.simulator)
+        before, tokens = house.received(), house.token_requests()
 
         assert set(statuses(house, 2)) == {200}
         # three attempts, each with the token and, as far as one is asked for, the new one
         assert 3 <= house.since(before)["sub-0"] <= 6
-        assert token_requests(house.simulator)["sub-0"] - tokens["sub-0"] <= 1
+        assert house.token_requests()["sub-0"] - tokens["sub-0"] <= 1
 
 
 def test_a01_the_last_known_deployments_serve_while_the_ai_api_is_away(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from urllib.parse import urlencode
 import msgspec
 from msgspec import Struct
 
+from aicore_proxy.clock import elapsed
 from aicore_proxy.sap.certificate import load_pair, validity
 from aicore_proxy.sap.credentials import ServiceKey
 from aicore_proxy.tasks import Supervisor
@@ -77,8 +78,8 @@ class TokenProvider:
     """Owns one subaccount's token and the one request that may be in flight for it.
 
     ``tls``: of ``client_tls``, for a key with a certificate. ``requests`` counts token requests, ``succeeded`` and
-    ``failed`` how they ended, ``failures`` those that failed in a row. Time is ``clock`` (monotonic, seconds, counted
-    from the receipt of a token: clocks of machines jump and differ).
+    ``failed`` how they ended, ``failures`` those that failed in a row. Time is ``clock`` (seconds, counted from the
+    receipt of a token: clocks of machines jump and differ; it goes on while the machine sleeps, as that life does).
     """
 
     def __init__(
@@ -88,7 +89,7 @@ class TokenProvider:
         supervisor: Supervisor,
         *,
         times: TokenTimes | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = elapsed,
         chance: Callable[[], float] = random.random,
         tls: ssl.SSLContext | None = None,
     ) -> None:
