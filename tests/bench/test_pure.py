@@ -14,7 +14,17 @@ from aicore_proxy.bench.comparison import Clean, Results, Sample, Silent, sample
 from aicore_proxy.bench.histogram import UNIT, Histogram
 from aicore_proxy.bench.page import BEGIN, END, placed, rendered
 from aicore_proxy.bench.reading import Answer, BrokenAnswerError, Frames
-from aicore_proxy.bench.scenarios import LADDERS, PROXY, event_cells, first_cells, fresh_cells, request_cells
+from aicore_proxy.bench.scenarios import (
+    BREAKERS,
+    LADDERS,
+    PROXY,
+    UNBROKEN,
+    event_cells,
+    first_cells,
+    fresh_cells,
+    request_cells,
+    sick_cells,
+)
 from aicore_proxy.bench.stub import WORD, claude, gemini, gpt
 from aicore_proxy.bench.tally import Progress, Tally
 from aicore_proxy.bench.target import CONTENT, LAST, body_of, request_of, target_of
@@ -174,11 +184,13 @@ def test_the_measured_part_of_the_page_is_replaced_and_the_rest_kept() -> None:
 def test_the_page_is_written_of_whatever_was_measured() -> None:
     results = Results(described="a machine", pinned=True, absent={"LiteLLM": "no network"})
     assert "**Not measured:** LiteLLM: no network." in rendered(results)
-    cells = [*request_cells(), *fresh_cells(), *event_cells(), *first_cells()]
+    cells = [*request_cells(), *fresh_cells(), *event_cells(), *first_cells(), *sick_cells()]
     assert len({cell.name for cell in cells}) == len(cells)
     for cell in cells:
         values = [Sample(1.0, cpu, cpu, 0.002, 0.003, 0.001, 0) for cpu in (0.0001, 0.00025, 0.9)]
         results.samples[cell.name] = dict.fromkeys(cell.subjects, values)
+    slower = Sample(1.0, None, None, 0.0025, 0.008, 0.001, 0, 0.009)
+    results.samples["sick, alone"] = results.samples["sick, steady"] = {key: [slower] for key in (BREAKERS, UNBROKEN)}
     results.clean = {ladder.name: Clean(500, 600, "3 stalls", 0.01, 0.5) for ladder in LADDERS}
     results.silent = {"plain": Silent(9000, 0, 120.0, 17000.0, 0.01)}
     results.started, results.idle = {PROXY: 0.7}, {PROXY: 70_000_000}
@@ -186,6 +198,8 @@ def test_the_page_is_written_of_whatever_was_measured() -> None:
     assert "| 1 KB request, plain, ms | 0.25 | 0.25 | 1.0 × |" in page
     assert "| clean streams of 50 events/s | 500 | 500 | nginx 500 |" in page
     assert "| plain | 9,000 | 120 s | 0 | 16.6 KB | 1.0% |" in page
+    assert "| this proxy: p99, ms | 3 | 8 | +5 |" in page
+    assert "beyond the failed attempt, one request at a time: 7 ms (aim: 5)." in page
     lines = [line for line in page.splitlines() if line.startswith("|")]
     assert all(line.endswith("|") for line in lines)
 

@@ -19,7 +19,7 @@ from aicore_proxy.bench.scenarios import FULL, QUICK
 @click.command()
 @click.option("--quick", is_flag=True, help="A few minutes: fewer and shorter rounds.")
 @click.option(
-    "--only", multiple=True, type=click.Choice(["requests", "events", "clean", "silent"]), help="Parts of it."
+    "--only", multiple=True, type=click.Choice(["requests", "events", "clean", "silent", "sick"]), help="Parts of it."
 )
 @click.option("--page", type=click.Path(dir_okay=False, path_type=Path), help="Markdown file that gets the results.")
 @click.option(

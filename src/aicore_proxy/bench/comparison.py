@@ -18,6 +18,8 @@ from aicore_proxy.bench.tally import Plan, Progress, Tally
 Say = Callable[[str], None]
 
 LITELLM_STREAMS = 16
+ALONE = {"silent", "sick"}
+"""Parts that measure this proxy only."""
 SPARE = 600
 """Descriptors for everything but streams."""
 
@@ -32,6 +34,7 @@ class Sample(Struct, frozen=True):
     p99: float
     first: float
     failed: int
+    p90: float = 0.0
 
 
 class Clean(Struct, frozen=True):
@@ -100,8 +103,14 @@ class Comparison:
 
     def run(self, only: Sequence[str] = (), done: Callable[[Results], None] = lambda _: None) -> None:
         """Everything; ``only``: parts of it. ``done`` is told after each part."""
-        self._start()
-        parts = {"requests": self._requests, "events": self._events, "clean": self._ladders, "silent": self._silences}
+        self._start(everyone=not only or not set(only) <= ALONE)
+        parts = {
+            "requests": self._requests,
+            "events": self._events,
+            "clean": self._ladders,
+            "silent": self._silences,
+            "sick": self._sick,
+        }
         with machine.on_core(self._stage.rest):
             for name, part in parts.items():
                 if not only or name in only:
@@ -111,12 +120,15 @@ class Comparison:
                     self.results.parts[name] = Circumstances(date, before, machine.load_average(), self._pace)
                     done(self.results)
 
-    def _start(self) -> None:
-        self.results.absent.clear()
+    def _start(self, *, everyone: bool) -> None:
         ports = self._stage.stub()
         if "tls" not in ports:
             self.results.absent["TLS to the upstream"] = "openssl is not installed: no certificate for the stub"
         self._peers[scenarios.DIRECT] = self._stage.direct()
+        if not everyone:
+            self._peers[scenarios.PROXY] = self._stage.proxy()
+            return
+        self.results.absent.clear()
         starts = (
             (scenarios.PROXY, self._stage.proxy),
             (scenarios.NGINX, self._stage.nginx),
@@ -140,6 +152,12 @@ class Comparison:
 
     def _events(self) -> None:
         self._rounds("streams", [*scenarios.event_cells(), *scenarios.first_cells()])
+
+    def _sick(self) -> None:
+        """With a proxy of its own that has breakers and one that has none."""
+        for subject, breakers in ((scenarios.BREAKERS, "true"), (scenarios.UNBROKEN, "false")):
+            self._peers[subject] = self._stage.proxy(["plain"], strategy="round_robin", breakers=breakers)
+        self._rounds("sick upstream", [*scenarios.sick_cells()])
 
     def _rounds(self, what: str, cells: Sequence[Cell]) -> None:
         for cell in cells:
@@ -270,6 +288,7 @@ def sample_of(tally: Tally, marks: Sequence[tuple[Progress, float]], *, measured
         tally.latency.quantile(0.99),
         tally.first.quantile(0.5),
         tally.failed,
+        tally.latency.quantile(0.9),
     )
 
 

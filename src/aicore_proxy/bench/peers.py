@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import venv
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -19,7 +19,7 @@ import msgspec
 from msgspec import Struct
 
 from aicore_proxy.bench import machine
-from aicore_proxy.bench.stub import MODELS, StubPlan
+from aicore_proxy.bench.stub import FOUR, MODELS, StubPlan
 
 LITELLM = "1.106.*"
 KEY = "sk-bench-0123456789abcdef"
@@ -83,12 +83,12 @@ class Stage:
         urls = {port: f"{self._base(port)}/v2/inference/deployments/{MODELS['gpt'][0]}" for port in self.ports}
         return Peer("direct", urls, {"gpt": MODELS["gpt"][2]})
 
-    def proxy(self) -> Peer:
-        """This proxy, one process for each of the stub's ports. Raises PeerError."""
+    def proxy(self, upstreams: Iterable[str] = (), **settings: str) -> Peer:
+        """This proxy, one process for each of the stub's ports, or of ``upstreams``. Raises PeerError."""
         pids: dict[str, int] = {}
         urls: dict[str, str] = {}
         started = 0.0
-        for upstream in self.ports:
+        for upstream in upstreams or self.ports:
             service_key = {
                 "clientid": "bench",
                 "clientsecret": "bench",
@@ -101,6 +101,7 @@ class Stage:
                 "AICORE_PROXY_API_KEY": KEY,
                 "AICORE_PROXY_SNAPSHOT": "false",
                 "XDG_STATE_HOME": str(self.work / f"state-{upstream}"),
+                **{f"AICORE_PROXY_{name.upper()}": value for name, value in settings.items()},
             }
             if self.certificate:
                 environ["AICORE_PROXY_CA_BUNDLE"] = self.certificate
@@ -110,7 +111,8 @@ class Stage:
             started = started or took
         time.sleep(1)
         idle = machine.memory([pids["plain"]]).resident
-        return Peer("this proxy", urls, {name: model for name, (_, _, model) in MODELS.items()}, pids, started, idle)
+        models = {**{name: model for name, (_, _, model) in MODELS.items()}, **FOUR}
+        return Peer("this proxy", urls, models, pids, started, idle)
 
     def nginx(self) -> Peer:
         """Raises PeerError."""

@@ -105,6 +105,20 @@ def first_cells() -> Iterator[Cell]:
         yield Cell(f"first event, {upstream}", plan, (DIRECT, PROXY, NGINX, LITELLM), upstream=upstream)
 
 
+SICK_RATE = 400
+BREAKERS, UNBROKEN = "with breakers", "without breakers"
+"""This proxy, its turns in order so that a failing deployment has its turn; without breakers it has every one."""
+
+
+def sick_cells() -> Iterator[Cell]:
+    """A model of four deployments, of which none or one fails: at a steady rate, and one request after the other."""
+    steady, alone = Plan(url="", connections=64, rate=SICK_RATE, grace=0), Plan(url="", grace=0)
+    for family in ("well", "sick"):
+        yield Cell(f"{family}, steady", steady, (BREAKERS, UNBROKEN), family)
+        yield Cell(f"{family}, alone", alone, (UNBROKEN,), family)
+    yield Cell("attempt, alone", alone, (DIRECT,))
+
+
 class Ladder(Struct, frozen=True):
     """Ever more streams of ``CLEAN_RATE`` events a second, until they are not clean."""
 

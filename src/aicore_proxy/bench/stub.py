@@ -28,6 +28,8 @@ MODELS = {
     "gemini": ("dbench000000gemi", "gcp-vertexai", "gemini-2.5-pro"),
 }
 """Family: deployment, executable and model."""
+FOUR = {"well": "gpt-4.1", "sick": "gpt-4.1-mini"}
+"""Models with four deployments each; of ``sick`` the first fails always."""
 MARK = re.compile(rb"bench:stream:(\d+):(\d+)")
 NEEDLE = b"bench:stream:"
 VARIETY = 50
@@ -62,6 +64,13 @@ class Family(Struct, frozen=True):
     events: tuple[bytes, ...]
     """In turn: a proxy may take a model that repeats itself for one that has run wild (LiteLLM does after 100)."""
     ending: bytes
+    status: bytes = b"200 OK"
+    """Of whole answers."""
+
+
+def four(name: str) -> tuple[str, ...]:
+    """The deployments of a model of FOUR."""
+    return tuple(f"dbench00000{name}{number}" for number in range(4))
 
 
 def sse(*events: object, after: bytes = b"") -> bytes:
@@ -128,12 +137,19 @@ def gemini() -> Family:
     )
 
 
+def failing() -> Family:
+    error = {"error": {"message": "The server had an error.", "type": "server_error", "code": None, "param": None}}
+    return Family(compact(error), b"", (sse(error),), b"", b"500 Internal Server Error")
+
+
 class Stub:
     """The answers, ready made, and the streams that are paced. Owns the timers of its event loop."""
 
     def __init__(self) -> None:
         made = {"gpt": gpt(), "claude": claude(), "gemini": gemini()}
         self.families = {MODELS[name][0].encode(): family for name, family in made.items()}
+        self.families |= {identity.encode(): made["gpt"] for name in FOUR for identity in four(name)}
+        self.families[four("sick")[0].encode()] = failing()
         self.chunks = {family: tuple(map(chunked, family.events)) for family in made.values()}
         self.token = compact({"access_token": "bench.stub.token", "token_type": "bearer", "expires_in": 43199})
         self.loop = asyncio.get_running_loop()
@@ -145,14 +161,16 @@ class Stub:
         if path.startswith(b"/v2/admin/resourceGroups"):
             return compact({"count": 1, "resources": [{"resourceGroupId": "default", "status": "PROVISIONED"}]})
         if path.startswith(b"/v2/lm/deployments"):
-            return compact({"count": len(MODELS), "resources": list(deployments(f"{scheme}://{authority}"))})
+            found = list(deployments(f"{scheme}://{authority}"))
+            return compact({"count": len(found), "resources": found})
         if path.startswith(b"/v2/lm/"):
             return compact({"count": 0, "resources": []})
         return None
 
 
 def deployments(base: str) -> Iterator[dict[str, object]]:
-    for deployment, executable, model in MODELS.values():
+    of_four = [(identity, "azure-openai", model) for name, model in FOUR.items() for identity in four(name)]
+    for deployment, executable, model in (*MODELS.values(), *of_four):
         backend = {"model": {"name": model, "version": "latest"}}
         yield {
             "id": deployment,
@@ -224,7 +242,7 @@ class Connection(asyncio.Protocol):
         if (at := whole.find(NEEDLE, body)) >= 0 and (mark := MARK.match(whole, at)) is not None:
             self._stream(family, int(mark[1]), int(mark[2]))
         else:
-            self._whole(b"200 OK", family.whole)
+            self._whole(family.status, family.whole)
 
     def _write(self, data: bytes) -> None:
         if self._transport is not None:
