@@ -71,7 +71,7 @@ def test_n03_a_host_without_an_address_costs_nobody_an_answer(tmp_path: Path) ->
             assert numbers.total("loop_lag_seconds") < SLOW / 2
 
 
-@pytest.mark.parametrize("fault", ["refuses", "407"])
+@pytest.mark.parametrize("fault", ["refuses", "407", "dies"])
 def test_n05_an_http_proxy_that_fails_is_told_without_its_password(tmp_path: Path, fault: str) -> None:
     authority = trustme.CA()
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
