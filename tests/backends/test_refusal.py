@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aicore_proxy.backends.refusal import empty_answer, fault_of, retry_after, unreadable_answer
+from aicore_proxy.backends.refusal import empty_answer, fault_of, limit_reset, retry_after, unreadable_answer
 from aicore_proxy.protocol.dialects import Dialect, anthropic_messages, gemini, openai_chat
 from aicore_proxy.protocol.fault import Kind
 
@@ -163,6 +163,42 @@ def test_no_json_of_any_shape_is_misread(value: object, status: int, dialect: Di
 )
 def test_retry_after_is_read_in_every_form_and_clamped(headers: dict[str, str], seconds: float | None) -> None:
     assert retry_after(headers, NOON) == seconds
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({}, None),
+        ({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "1m30.5s"}, 90.5),
+        ({"X-RateLimit-Remaining-Tokens": "0", "X-RateLimit-Reset-Tokens": "20"}, 20),
+        ({"x-ratelimit-remaining-tokens": "0", "x-ratelimit-reset-tokens": "20ms"}, 0.1),
+        ({"x-ratelimit-remaining-tokens": "7", "x-ratelimit-reset-tokens": "30s"}, None),
+        ({"x-ratelimit-remaining-tokens": "0", "x-ratelimit-reset-tokens": "soon"}, None),
+        ({"x-ratelimit-remaining-tokens": "0"}, None),
+        ({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "2d"}, 3600),
+        (
+            {
+                "anthropic-ratelimit-requests-remaining": "0",
+                "anthropic-ratelimit-requests-reset": "2025-11-25T12:00:30Z",
+                "anthropic-ratelimit-tokens-remaining": "0",
+                "anthropic-ratelimit-tokens-reset": "2025-11-25T12:00:45+00:00",
+            },
+            45,
+        ),
+        ({"anthropic-ratelimit-requests-remaining": "0", "anthropic-ratelimit-requests-reset": "9" * 40}, 3600),
+    ],
+)
+def test_limits_that_are_used_up_say_when_they_begin_anew(headers: dict[str, str], seconds: float | None) -> None:
+    assert limit_reset(headers, NOON) == seconds
+    assert fault_of(CHAT, 429, headers, b"{}", NOON).retry_after == seconds
+    assert fault_of(CHAT, 429, {**headers, "retry-after": "3"}, b"{}", NOON).retry_after == 3
+    assert fault_of(CHAT, 500, headers, b"{}", NOON).retry_after is None
+
+
+@given(st.text(max_size=30))
+def test_no_reset_is_an_error(text: str) -> None:
+    seconds = limit_reset({"x-ratelimit-remaining-a": "0", "x-ratelimit-reset-a": text}, NOON)
+    assert seconds is None or 0.1 <= seconds <= 3600
 
 
 def test_the_wait_inside_an_orchestration_error_counts() -> None:

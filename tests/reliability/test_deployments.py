@@ -65,6 +65,7 @@ def test_d06_a_throttled_model_is_left_alone_for_as_long_as_told_and_then_asked_
         ({"retry-after": "5", "x-retry-after": "30"}, 29, 30),
         ({"retry-after": "in 50 minutes, as a date"}, 2900, 3000),
         ({"retry-after": "1e9"}, 3599, 3600),
+        ({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "30s"}, 29, 30),
         ({"retry-after": "-5"}, 9, 10),
         ({"retry-after": "abc"}, 9, 10),
         ({}, 9, 10),
@@ -247,6 +248,16 @@ def test_d30_the_only_deployment_is_never_closed_for_good_and_never_hammered(tmp
             assert time.monotonic() < healed + 3
             time.sleep(0.05)
         assert [house.ask().status_code for _ in range(10)] == [200] * 10
+
+
+def test_an_overload_everywhere_is_told_with_the_earliest_recovery(tmp_path: Path) -> None:
+    with running_house(tmp_path, 2, breaker_open_time="60") as house:
+        house.simulator.switch(retry_after=False, x_retry_after=False)
+        house.simulator.script({"status": 503})
+        told = [int(house.ask().headers["retry-after"]) for _ in range(12)]
+
+    assert told[0] == 5  # nobody knows when
+    assert 48 <= told[-1] <= 72  # once the breakers are open, they do
 
 
 def test_d31_a_total_outage_is_not_made_worse(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -19,6 +20,7 @@ from aicore_proxy.protocol.fault import Fault, Kind, UpstreamError, kind_of
 
 MAX_WORDS = 4096
 SHORTEST, LONGEST = 0.1, 3600.0
+UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 
 
 def fault_of(dialect: Dialect, status: int, headers: Mapping[str, str], body: bytes, wall: float) -> Fault:
@@ -34,6 +36,8 @@ def fault_of(dialect: Dialect, status: int, headers: Mapping[str, str], body: by
     words, code, inner = _said(value, headers) if value is not None else (_text(body, headers), None, {})
     waits = retry_after(headers, wall), retry_after(inner, wall), own.retry_after if own else None
     wait = max((seconds for seconds in waits if seconds is not None), default=None)
+    if wait is None and status == 429:
+        wait = limit_reset(headers, wall)
     if own is not None:
         own.retry_after = wait
         own.upstream = UpstreamError(dialect.name, status, body)
@@ -76,6 +80,28 @@ def retry_after(headers: Mapping[str, str], wall: float) -> float | None:
             case "retry-after-ms":
                 told += [float(text) / 1000 for text in value.split(",") if re.fullmatch(r"\s*\d+(\.\d+)?\s*", text)]
     return min(LONGEST, max(SHORTEST, *told)) if told else None
+
+
+def limit_reset(headers: Mapping[str, str], wall: float) -> float | None:
+    """Seconds until a vendor's limits that are used up begin anew, 0.1 s to 1 h; None if none is told. OpenAI's
+    ``x-ratelimit-remaining-…`` and ``-reset-…`` hold a time like ``6m0s``, Anthropic's ``anthropic-ratelimit-…`` a
+    date."""
+    fields = {name.lower(): value.strip() for name, value in headers.items()}
+    spent = [name for name, value in fields.items() if "ratelimit-" in name and "remaining" in name and value == "0"]
+    resets = (_span(fields.get(name.replace("remaining", "reset"), ""), wall) for name in spent)
+    told = [seconds for seconds in resets if seconds is not None]
+    return min(LONGEST, max(SHORTEST, *told)) if told else None
+
+
+def _span(text: str, wall: float) -> float | None:
+    if re.fullmatch(r"\d+(\.\d+)?", text):
+        return float(text)
+    if re.fullmatch(r"(\d+(\.\d+)?(d|h|ms|m|s))+", text):
+        return sum(float(number) * UNITS[unit] for number, unit in re.findall(r"([\d.]+)(d|h|ms|m|s)", text))
+    try:
+        return datetime.fromisoformat(text).timestamp() - wall
+    except (ValueError, OverflowError):
+        return None
 
 
 def _several(value: str) -> list[str]:

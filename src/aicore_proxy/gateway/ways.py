@@ -119,8 +119,10 @@ class Ways:
         if not self._faults:
             return unasked(self._call.sap_model, recovery, now)
         best = best_of(self._faults)
-        if best.kind is Kind.RATE_LIMITED and recovery is not None and recovery.reason is Reason.COOLDOWN:
-            best.retry_after = recovery.until - now
+        if recovery is not None and recovery.reason is not Reason.GONE:
+            throttled = best.kind is Kind.RATE_LIMITED and recovery.reason is Reason.COOLDOWN
+            if throttled or (best.kind is Kind.OVERLOADED and best.retry_after is None):
+                best.retry_after = max(0.1, recovery.until - now)
         return best
 
     def _query(self, now: float) -> Query:
