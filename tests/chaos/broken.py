@@ -1,5 +1,5 @@
 """The proxy with a fault of its own, to show that the oracle of the chaos test sees it: ``python -m tests.chaos.broken
-leak|double|block|sleep serve …``."""
+leak|double|block|sleep|jump|bug serve …``."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from collections.abc import Callable
 from typing import Any
 
 from aicore_proxy.cli import main
+from aicore_proxy.gateway.attempts import Attempts
+from aicore_proxy.gateway.call import Attempt, Call
 from aicore_proxy.routing.health import Health
 from aicore_proxy.server.compose import Proxy
 from aicore_proxy.telemetry.observer import Telemetry
@@ -54,6 +56,25 @@ def sleep() -> None:
     on_signal(lambda: slept.append(slept.pop() + 3600.0))
 
 
+def jump() -> None:
+    """At each SIGUSR1 somebody sets the machine's clock: an hour on, at the second one two hours back."""
+    wall, ahead = time.time, [0.0]
+    time.time = lambda: wall() + ahead[0]
+    on_signal(lambda: ahead.append(-3600.0 if ahead.pop() > 0 else 3600.0))
+
+
+def bug() -> None:
+    """A request that says so meets a bug of the code that prepares it."""
+    asked = Attempts._asked
+
+    async def failing(self: Attempts, call: Call, attempt: Attempt) -> Any:
+        if b"a bug, please" in bytes(call.envelope.members["messages"]):
+            raise KeyError("the bug")
+        return await asked(self, call, attempt)
+
+    Attempts._asked = failing  # type: ignore[method-assign]
+
+
 def on_signal(act: Callable[[], None]) -> None:
     """Acts in the event loop, at SIGUSR1."""
     start = Proxy.start
@@ -66,5 +87,5 @@ def on_signal(act: Callable[[], None]) -> None:
 
 
 if __name__ == "__main__":
-    {"leak": leak, "double": double, "block": block, "sleep": sleep}[sys.argv.pop(1)]()
+    {"leak": leak, "double": double, "block": block, "sleep": sleep, "jump": jump, "bug": bug}[sys.argv.pop(1)]()
     main()

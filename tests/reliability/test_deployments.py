@@ -177,6 +177,19 @@ def test_d19_headers_that_never_come_are_waited_for_no_longer_than_told(tmp_path
         assert house.simulator.wait_until_free(5) < 2
 
 
+@pytest.mark.timed
+@pytest.mark.parametrize("stream", [False, True])
+def test_d19_a_model_may_have_a_time_of_its_own_until_the_first_byte(tmp_path: Path, stream: bool) -> None:
+    (tmp_path / "proxy.yaml").write_text('routing: {first_byte_timeouts: {"gpt-*": 0.5}}\n')
+    with running_house(tmp_path, config=str(tmp_path / "proxy.yaml"), recovery_wait="0") as house:
+        house.simulator.script({"delay": 1.5}, "sub-0")
+        began = time.monotonic()
+        assert {house.ask(stream=stream).status_code for _ in range(4)} == {200}
+        assert 0.5 <= time.monotonic() - began <= 1.4  # one of the four went elsewhere
+        asked = [house.ask(model="gemini-2.5-pro", stream=stream) for _ in range(4)]
+        assert {answer.headers["x-aicore-proxy-attempts"] for answer in asked} == {"1"}  # this one has the usual time
+
+
 def test_d22_an_empty_success_is_a_failure(house: House) -> None:
     house.simulator.script({"empty": True}, "sub-0")
     before = house.received()

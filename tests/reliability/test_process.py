@@ -12,8 +12,11 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx2
 import pytest
+from tests.end_to_end.asking import PROTOCOLS, error_of
 from tests.reliability.conftest import SUBACCOUNTS, running_house
+from tests.telemetry.reading import look
 
 pytestmark = pytest.mark.timed
 
@@ -64,3 +67,45 @@ def test_p09_after_an_hour_s_sleep_no_token_is_used_that_ended_meanwhile(tmp_pat
         assert sum(house.since(asked).values()) == 40  # none was sent with a token that had ended
         after = house.token_requests()
         assert {alias: after[alias] - count for alias, count in tokens.items()} == dict.fromkeys(SUBACCOUNTS, 1)
+
+
+def test_t12_a_clock_that_is_set_costs_no_answer_and_no_token(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.chaos.broken", "jump", "serve"]
+    with running_house(tmp_path, command=command) as house:
+        house.simulator.switch(expires_in=1800)
+        house.simulator.revoke_tokens()
+        assert {house.ask().status_code for _ in range(8)} == {200}
+        tokens = house.token_requests()
+
+        for _ in range(2):
+            os.kill(house.proxy.process.pid, signal.SIGUSR1)
+            time.sleep(0.3)
+            with ThreadPoolExecutor(20) as pool:
+                assert set(pool.map(lambda n: house.ask(stream=n % 2 == 0).status_code, range(40))) == {200}
+        assert house.token_requests() == tokens
+
+
+def test_p05_a_bug_is_the_request_s_own_that_meets_it(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.chaos.broken", "bug", "serve"]
+    with running_house(tmp_path, command=command, deployment_limit="2") as house:
+        before = house.received()
+
+        def ask(number: int) -> tuple[int, httpx2.Response]:
+            protocol, stream = PROTOCOLS[number % 2], number % 4 < 2
+            return number, house.ask(protocol, stream=stream, text="a bug, please" if number % 5 == 0 else "Hello!")
+
+        with ThreadPoolExecutor(10) as pool:
+            answers = list(pool.map(ask, range(100)))
+        for number, answer in answers:
+            assert answer.status_code == (200 if number % 5 else 500)
+            if number % 5 == 0:
+                message = error_of(PROTOCOLS[number % 2], answer)["message"]
+                assert "KeyError" not in answer.text
+                assert "the bug" not in message
+        assert sum(house.since(before).values()) == 80
+        numbers = look(house.proxy.http)
+        assert numbers.total("in_flight_requests") == numbers.total("deployment_in_flight_requests") == 0
+        assert numbers.total("breaker_state") == 0
+        told = "".join(house.proxy.lines)
+        assert told.count("KeyError: 'the bug'") == 20
+        assert answers[0][1].headers["x-request-id"] in told

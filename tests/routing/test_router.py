@@ -186,6 +186,31 @@ def test_of_two_the_less_loaded_is_asked(chance: float, loads: list[int]) -> Non
     assert counts[2:] == sorted(counts[2:])
 
 
+def slowly(health: Health, deployment: Deployment, seconds: float, times: int = 20) -> None:
+    for number in range(times):
+        health.end(health.begin(deployment, float(number)), Ending(Outcome.OK, first_byte=seconds), number + 0.5, 0.5)
+
+
+def test_who_is_much_slower_than_its_siblings_is_left_alone_and_thinking_for_long_is_none_of_that() -> None:
+    sick, *others = candidates = deployments("a", "b", "c")
+
+    def open_ones(seconds: float, usual: float | None) -> list[str]:
+        health = Health()
+        for other in others if usual is not None else ():
+            slowly(health, other, usual or 0.0)
+        slowly(health, sick, seconds)
+        return [d.id for d in candidates if health.skip(d, 21.0) is not None]
+
+    assert open_ones(25.0, 1.0) == [sick.id]
+    assert open_ones(19.0, 1.0) == []  # slower, but not slow
+    assert open_ones(60.0, 15.0) == []  # they all think
+    assert open_ones(60.0, None) == []  # nobody is there to compare with
+    health = Health()
+    slowly(health, others[0], 1.0)
+    slowly(health, sick, 25.0, times=19)
+    assert health.skip(sick, 21.0) is None  # too few to say
+
+
 def test_a_fast_failure_attracts_no_traffic_and_is_forgiven_with_time() -> None:
     health = Health(Limits(consecutive=1000))
     strategy = LeastOutstanding(health)

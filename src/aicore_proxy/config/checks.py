@@ -166,6 +166,11 @@ def _routing(settings: Settings) -> Iterator[Problem]:
             yield ("routing", "strategies", pattern), f"must be one of {', '.join(STRATEGIES)}"
         if not _is_pattern(pattern):
             yield ("routing", "strategies", pattern), "is not a regular expression after re:"
+    for pattern, seconds in routing.first_byte_timeouts.items():
+        if not 0 < seconds <= 86400:
+            yield ("routing", "first_byte_timeouts", pattern), "must be more than 0 and at most 86400"
+        if not _is_pattern(pattern):
+            yield ("routing", "first_byte_timeouts", pattern), "is not a regular expression after re:"
     for target, weight in routing.weights.items():
         if not 0 <= weight < 1e6:
             yield ("routing", "weights", target), "must be at least 0 and less than 1e6"

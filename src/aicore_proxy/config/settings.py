@@ -82,6 +82,9 @@ class RoutingSettings(Struct, frozen=True, forbid_unknown_fields=True):
 
     strategies: dict[str, str] = field(default_factory=dict)
     """A strategy for models that a pattern meets, before ``strategy``: ``{"gpt-*": round_robin}``."""
+    first_byte_timeouts: dict[str, float] = field(default_factory=dict)
+    """Seconds for models that a pattern meets, before ``first_byte_timeout`` and ``stream_head_timeout``:
+    ``{"gemini-*-flash*": 20}``."""
     weights: dict[str, float] = field(default_factory=dict)
     """For ``weighted``: a deployment's id or a subaccount's name -> its weight; others weigh 1, 0 is a reserve."""
     tiers: dict[str, int] = field(default_factory=dict)

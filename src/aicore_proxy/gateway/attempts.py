@@ -106,7 +106,8 @@ class Attempts:
     """Runs calls. Owns nothing that changes but what its parts own themselves.
 
     ``backends`` and ``embedders``: by SAP's executable; only deployments of these are in the catalog (of models that
-    make embeddings, only deployments that have an embedder).
+    make embeddings, only deployments that have an embedder). ``first_byte``: seconds for the first byte of a model's
+    answers (SAP's name), where it has some of its own.
     """
 
     def __init__(
@@ -122,6 +123,7 @@ class Attempts:
         patience: Patience,
         gone_missing: Callable[[Deployment], None],
         queues: Queues,
+        first_byte: Callable[[str], float | None] = lambda _: None,
     ) -> None:
         self._router = router
         self._queues = queues
@@ -133,6 +135,7 @@ class Attempts:
         self._observer = observer
         self._patience = patience
         self._gone_missing = gone_missing
+        self._first_byte = first_byte
 
     async def whole(self, call: Call) -> bytes:
         """An answer that is not streamed, as the client's dialect has it. Raises the best Fault there was."""
@@ -248,7 +251,8 @@ class Attempts:
         """The deployment's answer with a status of success. Raises Fault."""
         tokens = self._tokens[attempt.deployment.subaccount]
         left = call.deadline - time.monotonic()
-        head = self._patience.stream_head if call.stream and ways.open else self._patience.first_byte
+        if (head := self._first_byte(attempt.deployment.model)) is None:
+            head = self._patience.stream_head if call.stream and ways.open else self._patience.first_byte
         timeouts = Timeouts(self._patience.connect, max(0.001, min(head, left)), self._patience.between_bytes)
         with call.waiting():
             token = await _token(tokens, left, attempt)

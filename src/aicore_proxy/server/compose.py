@@ -39,7 +39,7 @@ from aicore_proxy.server.endpoints import Endpoints
 from aicore_proxy.server.families import BACKENDS, DIALECTS, EMBEDDERS
 from aicore_proxy.server.forwarded import trusted_proxies
 from aicore_proxy.server.peers import Alone, Peers
-from aicore_proxy.server.routing import build_router, share
+from aicore_proxy.server.routing import build_router, first_byte_of, share
 from aicore_proxy.server.tls import Certificate
 from aicore_proxy.server.why import Why
 from aicore_proxy.tasks import Supervisor
@@ -291,6 +291,7 @@ class Proxy:
             ),
             gone_missing=self._look_soon,
             queues=self._queues,
+            first_byte=first_byte_of(settings),
         )
         gateway = Gateway(
             keys=self._keys,

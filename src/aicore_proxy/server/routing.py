@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from functools import lru_cache
-from typing import Any
+from collections.abc import Callable, Mapping
+from functools import lru_cache, partial
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -19,6 +19,8 @@ from aicore_proxy.routing.health import Change, Health
 from aicore_proxy.routing.router import Router
 from aicore_proxy.routing.strategies import LeastOutstanding, RoundRobin, Sticky, Strategy, Tiered, Weighted
 from aicore_proxy.server.peers import Peers
+
+T = TypeVar("T")
 
 HEALTH = "health"
 BEGUN = "health_wanted"
@@ -42,6 +44,17 @@ def share(health: Health, peers: Peers) -> None:
     peers.subscribe(HEALTH, told)
     peers.subscribe(BEGUN, lambda _: health.tell_all(time.monotonic()))
     peers.publish(BEGUN, None)
+
+
+def of_model(values: Mapping[str, T], model: str) -> T | None:
+    """The value of the first pattern that meets a model, by SAP's name or one that follows from it."""
+    names = {model.lower(), *aliases_of(model)}
+    return next((value for pattern, value in values.items() if any(meets(name, pattern) for name in names)), None)
+
+
+def first_byte_of(settings: Settings) -> Callable[[str], float | None]:
+    """Seconds until the first byte of a model's answers, where the operator has set some for it."""
+    return lru_cache(1024)(partial(of_model, settings.routing.first_byte_timeouts))
 
 
 def build_router(settings: Settings, before: Router | None = None) -> tuple[Router, Callable[[str], bool]]:
@@ -68,9 +81,7 @@ def build_router(settings: Settings, before: Router | None = None) -> tuple[Rout
 
     @lru_cache(1024)
     def name_of(model: str) -> str:
-        names = {model.lower(), *aliases_of(model)}
-        wanted = (s for pattern, s in routing.strategies.items() if any(meets(name, pattern) for name in names))
-        chosen = next(wanted, settings.strategy)
+        chosen = of_model(routing.strategies, model) or settings.strategy
         return ("affinity" if caches(model) else "least_outstanding") if chosen == "auto" else chosen
 
     tiered = {name: Tiered(routing.tiers, strategy) for name, strategy in named.items()} if routing.tiers else named
