@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,6 +37,14 @@ class House(NamedTuple):
     def since(self, before: dict[str, int], model: str = "gpt-5") -> dict[str, int]:
         now = self.received(model)
         return {alias: now[alias] - count for alias, count in before.items()}
+
+
+def until(holds: Callable[[], bool], seconds: float) -> None:
+    """Waits for what is to hold within so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 @contextmanager

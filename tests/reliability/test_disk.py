@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from tests.reliability.conftest import House, running_house
+from tests.reliability.conftest import House, running_house, until
 from tests.telemetry.reading import look
 
 pytestmark = [
@@ -78,13 +78,6 @@ def asked(house: House, seconds: float) -> Counter[int]:
         found[house.ask(stream=sum(found.values()) % 2 == 0, text="word " * 1000).status_code] += 1
         time.sleep(0.02)
     return found
-
-
-def until(holds: Callable[[], bool], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 @pytest.mark.parametrize(

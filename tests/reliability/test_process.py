@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import sys
 import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx2
+import psutil
 import pytest
-from tests.end_to_end.asking import PROTOCOLS, error_of
-from tests.reliability.conftest import SUBACCOUNTS, running_house
+from tests.end_to_end.asking import PATHS, PROTOCOLS, body, error_of
+from tests.reliability.conftest import SUBACCOUNTS, running_house, until
 from tests.telemetry.reading import look
 
 pytestmark = pytest.mark.timed
@@ -109,3 +112,25 @@ def test_p05_a_bug_is_the_request_s_own_that_meets_it(tmp_path: Path) -> None:
         told = "".join(house.proxy.lines)
         assert told.count("KeyError: 'the bug'") == 20
         assert answers[0][1].headers["x-request-id"] in told
+
+
+def test_p07_spent_descriptors_make_no_busy_loop_and_come_back(tmp_path: Path) -> None:
+    command = ["sh", "-c", f'ulimit -n 128 && exec "{sys.executable}" -m aicore_proxy serve']
+    with running_house(tmp_path, command=command) as house, ExitStack() as held:
+        assert house.ask().status_code == 200
+        process = psutil.Process(house.proxy.process.pid)
+        for _ in range(300):
+            opened = held.enter_context(socket.socket())
+            opened.setblocking(False)
+            opened.connect_ex(("127.0.0.1", house.proxy.port))
+        until(lambda: process.num_fds() >= 127, 5)
+        before = process.cpu_times()
+        time.sleep(1.5)
+        after = process.cpu_times()
+        assert after.user + after.system - before.user - before.system < 0.2 * 1.5
+        assert house.ask().status_code == 200  # who is there is served
+
+        held.close()
+        with httpx2.Client(base_url=house.proxy.url, headers=house.proxy.http.headers, trust_env=False) as fresh:
+            asked = body("chat", "gpt-5", "Hello!")
+            until(lambda: fresh.post(PATHS["chat"], json=asked).status_code == 200, 2)
