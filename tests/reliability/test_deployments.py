@@ -15,7 +15,7 @@ from typing import Any
 import httpx2
 import pytest
 from tests.end_to_end.asking import PROTOCOLS, error_of, said
-from tests.reliability.conftest import MODELS, SUBACCOUNTS, House, running_house
+from tests.reliability.conftest import MODELS, SUBACCOUNTS, House, running_house, until
 
 SICK = {"sub-0"}
 
@@ -100,6 +100,23 @@ def test_d10_where_all_are_throttled_a_near_recovery_is_waited_for(house: House,
     counts = house.since(before)
     assert sum(counts.values()) == 5
     assert max(counts.values()) == 2
+
+
+@pytest.mark.timed
+def test_o05_those_that_waited_for_one_recovery_do_not_come_all_at_once(tmp_path: Path) -> None:
+    with running_house(tmp_path, fast=False) as house:
+        house.simulator.script({"status": 429, "retry_after": 2, "times": 4})
+        with ThreadPoolExecutor(61) as pool:
+            first = pool.submit(house.ask)
+            until(lambda: set(house.received().values()) == {1}, 2)
+            others = [pool.submit(house.ask) for _ in range(60)]
+            assert {answer.result().status_code for answer in (first, *others)} == {200}
+
+        came = sorted(entry["at"] for entry in house.simulator.requests()[4:])
+        assert len(came) == 61
+        assert came[0] - house.simulator.requests()[0]["at"] >= 1.9
+        assert came[-1] - came[0] >= 0.5
+        assert came[30] - came[0] >= 0.2
 
 
 def test_d11_where_all_are_throttled_for_long_the_client_is_told_at_once(house: House) -> None:
