@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import logging
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,17 @@ def test_at_debug_level_bodies_are_told_by_their_shape(lived: tuple[Simulator, P
     assert attempt["got"]["events"] > 3
     assert attempt["got"]["last"] == "[DONE]"
     assert told["answered"]["last"] == "message_stop"
+
+
+def test_debug_is_an_option_of_the_command(lived: tuple[Simulator, Proxy], tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "aicore_proxy", "serve", "--debug"]
+    with running_proxy(tmp_path, lived[0], command=command, log_level="error") as proxy:
+        answer = proxy.http.post(PATHS["chat"], json=body("chat", GPT, "private words"))
+        lines_of(proxy, answer.headers["x-request-id"])
+        time.sleep(0.2)
+        told = lines_of(proxy, answer.headers["x-request-id"])
+    assert [one["bodies"]["asked"]["model"] for one in told if "bodies" in one] == ["5 characters"]
+    assert "private" not in "".join(proxy.lines)
 
 
 def test_a_failed_request_says_what_each_attempt_came_to(lived: tuple[Simulator, Proxy]) -> None:

@@ -51,6 +51,9 @@ def listening(command: Callable[..., None]) -> Callable[..., None]:
     """The options that both commands have."""
     for option in (
         click.option("--workers", type=click.IntRange(1, 256), help="Processes that serve (1)."),
+        click.option(
+            "--debug", "log_level", flag_value="debug", help="As --log-level debug: bodies too, without what they say."
+        ),
         click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="What is logged."),
         click.option(
             "--port", type=click.IntRange(0, 65535), help="Port to listen on (PORT, then 3001; 0: a free one)."
