@@ -214,6 +214,31 @@ def test_a_client_that_leaves_is_counted_once_with_where_and_how_much_it_had(
         assert 10 <= change("disconnect_output_tokens_sum") <= 200
 
 
+@pytest.mark.timed
+def test_a_client_that_leaves_while_a_whole_answer_is_written_is_counted_once(
+    proxy: Proxy, simulator: Simulator
+) -> None:
+    before = look(proxy.http)
+    content = json.dumps(body("chat", GPT, simulate(events=1, event_bytes=12_000_000))).encode()
+    head = (
+        f"POST {PATHS['chat']} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {proxy.key}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
+    )
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(("127.0.0.1", proxy.port))
+        connection.settimeout(10)
+        connection.sendall(head.encode() + content)
+        assert b" 200 " in connection.recv(100)
+        assert look(proxy.http).total("in_flight_requests") == 1
+
+    change = changed(proxy.http, before, 1)
+
+    assert change("requests_total", status="499", **CHAT) == 1
+    assert change("client_disconnects_total", phase="writing") == change("client_disconnects_total") == 1
+    assert change("upstream_attempts_total", outcome="ok") == change("upstream_attempts_total") == 1
+
+
 async def test_200_at_once_are_200(proxy: Proxy, simulator: Simulator) -> None:
     simulator.script({"status": 500, "share": 0.3}, "sub-0")
     before = look(proxy.http)
