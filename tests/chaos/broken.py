@@ -1,5 +1,5 @@
 """The proxy with a fault of its own, to show that the oracle of the chaos test sees it: ``python -m tests.chaos.broken
-leak|double|block|sleep|jump|bug serve …``."""
+leak|double|block|sleep|jump|bug|tasks serve …``."""
 
 from __future__ import annotations
 
@@ -75,6 +75,11 @@ def bug() -> None:
     Attempts._asked = failing  # type: ignore[method-assign]
 
 
+def tasks() -> None:
+    """Not broken: it says at SIGUSR1 how many tasks there are."""
+    on_signal(lambda: print(f"tasks: {len(asyncio.all_tasks())}", flush=True))
+
+
 def on_signal(act: Callable[[], None]) -> None:
     """Acts in the event loop, at SIGUSR1."""
     start = Proxy.start
@@ -87,5 +92,7 @@ def on_signal(act: Callable[[], None]) -> None:
 
 
 if __name__ == "__main__":
-    {"leak": leak, "double": double, "block": block, "sleep": sleep, "jump": jump, "bug": bug}[sys.argv.pop(1)]()
+    {"leak": leak, "double": double, "block": block, "sleep": sleep, "jump": jump, "bug": bug, "tasks": tasks}[
+        sys.argv.pop(1)
+    ]()
     main()

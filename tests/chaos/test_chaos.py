@@ -8,7 +8,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,7 +29,12 @@ SETTINGS = {
     "deadline": "20",
     "recovery_wait": "3",
     "discovery_interval": "1",
+    "pool_idle": "2",
 }
+SOCKETS = 16
+"""That may be open at any time: SAP is looked at every second, and 200 clients had as many."""
+LONG = 100.0
+"""Seconds of a run from which memory says something: in its second half it does not grow."""
 GAUGES = tuple(
     f"aicore_proxy_{name}" for name in ("in_flight_requests", "open_streams", "deployment_in_flight_requests")
 )
@@ -65,10 +70,31 @@ def leaks(simulator: Simulator, proxy: Proxy) -> list[str]:
         found = [f"{name}: {total(samples, name):g}" for name in GAUGES if total(samples, name)]
         if simulator.state()["open"]:
             found.append("requests are open at the simulator")
+        if (count := sockets(simulator, proxy)) > SOCKETS:
+            found.append(f"sockets: {count}")
         if not found:
             return []
         time.sleep(0.2)
     return found
+
+
+def sockets(simulator: Simulator, proxy: Proxy) -> int:
+    """Connections to the simulator, and of clients other than ``proxy.http``, which has one or two for itself."""
+    upstream = int(simulator.url.rpartition(":")[2])
+    processes = [proxy.process.pid, *workers(proxy)]
+    ends = [end for pid in processes for end in psutil.Process(pid).net_connections("tcp") if end.raddr]
+    ours = sum(end.raddr.port == upstream for end in ends)
+    return ours + max(0, sum(end.laddr.port == proxy.port for end in ends) - 2)
+
+
+async def after(seconds: float, look: Callable[[], int]) -> int:
+    await asyncio.sleep(seconds)
+    return look()
+
+
+def memory(proxy: Proxy) -> int:
+    """Bytes resident, of all workers."""
+    return sum(psutil.Process(pid).memory_info().rss for pid in workers(proxy))
 
 
 def workers(proxy: Proxy) -> list[int]:
@@ -92,9 +118,13 @@ def verdict_of(chaos: Chaos) -> Verdict:
 async def test_p08_nobody_sees_an_error_that_could_be_avoided(tmp_path: Path) -> None:
     with house(tmp_path, workers="2") as (simulator, proxy):
         chaos = chaos_of(simulator, proxy)
+        middle = asyncio.create_task(after(SECONDS / 2, lambda: memory(proxy)))
         await chaos.run(SECONDS)
+        grown = memory(proxy) / await middle
         verdict = verdict_of(chaos)
+        print(f"memory in the second half: {grown:.1%}")
 
+        assert SECONDS < LONG or grown < 1.1
         assert not verdict.failures, "\n".join(explained(proxy, failure) for failure in verdict.failures[:10])
         assert verdict.good > 20 * SECONDS
         assert len(chaos.episodes) >= SECONDS / 6
@@ -152,6 +182,24 @@ async def test_a_request_that_is_counted_twice_is_reported(tmp_path: Path) -> No
         await asyncio.to_thread(leaks, simulator, proxy)
 
         assert total(metrics(proxy), "aicore_proxy_requests_total") > len(chaos.results)
+
+
+async def test_no_task_is_left(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.chaos.broken", "tasks", "serve"]
+    with house(tmp_path, command) as (simulator, proxy):
+
+        def tasks() -> int:
+            before = len(proxy.lines)
+            os.kill(proxy.process.pid, signal.SIGUSR1)
+            while not (told := [line for line in proxy.lines[before:] if line.startswith("tasks: ")]):
+                time.sleep(0.02)
+            return int(told[0].split()[1])
+
+        before = await asyncio.to_thread(tasks)
+        await chaos_of(simulator, proxy, clients=60).run(4)
+        assert await asyncio.to_thread(leaks, simulator, proxy) == []
+        # one more for a connection of the test's own, for a refresh and a token that are being asked for
+        assert await asyncio.to_thread(tasks) <= before + 4
 
 
 def test_the_oracle_knows_whom_to_blame() -> None:
