@@ -11,6 +11,13 @@ from tests.edge.raw import Server
 TE = b"POST /evil HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
 _number = itertools.count()
 
+
+def head_of(size: int) -> bytes:
+    """A head of so many bytes, the request line and the empty line counted."""
+    begun = b"GET /evil HTTP/1.1\r\nHost: a\r\nConnection: close\r\nX: "
+    return begun + b"y" * (size - len(begun) - 4) + b"\r\n\r\n"
+
+
 REFUSED = {
     "two hosts": (400, b"GET /evil HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n"),
     "no host": (400, b"GET /evil HTTP/1.1\r\n\r\n"),
@@ -85,6 +92,7 @@ REFUSED = {
     "long target": (414, b"GET /evil" + b"a" * 16384 + b" HTTP/1.1\r\nHost: a\r\n\r\n"),
     "many fields": (431, b"GET /evil HTTP/1.1\r\nHost: a\r\n" + b"X: y\r\n" * 200 + b"\r\n"),
     "large head": (431, b"GET /evil HTTP/1.1\r\nHost: a\r\nX: " + b"y" * 65536 + b"\r\n\r\n"),
+    "one byte more than the largest head": (431, head_of(64 * 1024 + 1)),
     "endless head": (431, b"GET /evil HTTP/1.1\r\nHost: a\r\nX: " + b"y" * 2_000_000),
     "endless target": (414, b"GET /evil" + b"y" * 2_000_000),
     "endless trailers": (431, TE + b"0\r\n" + b"X: y\r\n" * 300_000),
@@ -115,6 +123,12 @@ def test_refused_once_and_closed(edge: Server, case: str) -> None:
     assert b'"message"' in body
     assert (b"http://" in body) == (case == "TLS")
     assert not any(follower in request for request in edge.state()["requests"])
+
+
+def test_the_largest_head_is_taken(edge: Server) -> None:
+    with edge.connect() as client:
+        client.send(head_of(64 * 1024))
+        assert client.answer().status == 200
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages?beta=true"])

@@ -262,6 +262,9 @@ class EdgeProtocol(asyncio.Protocol):
             return
         method = parser.get_method().decode("ascii")
         version = parser.get_http_version()
+        # What the fields were not counted with: the rest of the request line, and the empty line
+        if self._head_bytes + len(self._target) + len(method) + len("  HTTP/1.1\r\n\r\n") > self._limits.head:
+            raise refusal(431, f"The request head is larger than {self._limits.head} bytes.")
         path, raw_path, query = self._judge_target(method)
         expects = self._judge_fields(version)
         scope = {
