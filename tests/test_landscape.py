@@ -46,6 +46,8 @@ REAL = deployed(
         ("claude-sonnet-5", "anthropic--claude-5-sonnet"),
         ("claude-novella-6-1-20270101", "anthropic--claude-6.1-novella"),
         ("gpt-4o-2024-08-06", "gpt-4o"),
+        ("gpt-4o-0806", "gpt-4o"),
+        ("gemini-2.5-pro-001", "gemini-2.5-pro"),
         ("openai/gpt-5", "gpt-5"),
         ("GPT-5", "gpt-5"),
         ("gpt-5-mini-2025-08-07", "gpt-5-mini"),

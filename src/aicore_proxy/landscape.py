@@ -176,7 +176,8 @@ def interleaved(groups: Sequence[Sequence[Deployment]]) -> Iterable[Deployment]:
 # Names. SAP writes "anthropic--claude-4.5-sonnet", Anthropic "claude-sonnet-4-5[-20250929|-latest]" (3.x: version
 # before size), Bedrock "eu.anthropic.claude-sonnet-4-5-20250929-v1:0". All by rule: families come and go.
 
-_DATED = re.compile(r"[-@](?:20\d{6}|20\d\d-\d\d-\d\d)$")
+# Anthropic's and OpenAI's dates, OpenAI's older ones (gpt-4-0613), Google's stable versions (gemini-2.0-flash-001)
+_DATED = re.compile(r"[-@](?:20\d{6}|20\d\d-\d\d-\d\d|\d{3,4})$")
 _BEDROCK = re.compile(r"^(?:[a-z]{2,6}\.)?([a-z0-9]+)\.(.+?)(?:-v\d+(?::\d+)?)?$")
 _CLAUDE_NEW = re.compile(r"^claude-([a-z]+)-(\d+)(?:[-.](\d{1,2}))?$")
 _CLAUDE_OLD = re.compile(r"^claude-(\d+)(?:[-.](\d{1,2}))?-([a-z]+)$")
