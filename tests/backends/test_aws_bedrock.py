@@ -243,6 +243,10 @@ def test_unknown_members_are_dropped_and_named() -> None:
          {"thinking": {"type": "adaptive"}, "output_config": {"effort": "max"}}, ["thinking.budget_tokens"]),
         ("4.5-sonnet", {"thinking": {"type": "adaptive"}, "output_config": {"effort": "low"}, "max_tokens": 9000},
          {"thinking": {"type": "enabled", "budget_tokens": 2048}}, ["thinking.type", "output_config.effort"]),
+        ("4.5-sonnet", {"thinking": {"type": "adaptive"}, "max_tokens": 1024},
+         {"thinking": {"type": "disabled"}}, ["thinking"]),
+        ("4.5-sonnet", {"thinking": {"type": "adaptive"}, "max_tokens": 1025},
+         {"thinking": {"type": "enabled", "budget_tokens": 1024}}, ["thinking.type"]),
         ("4.6-opus", {"thinking": {"type": "adaptive", "display": "omitted"}, "output_config": {"effort": "xhigh"}},
          {"thinking": {"type": "adaptive"}, "output_config": {"effort": "high"}},
          ["thinking.display", "output_config.effort"]),
@@ -336,10 +340,11 @@ def told(words: str) -> Any:
 def test_blocks_are_cut_to_what_bedrock_knows() -> None:
     system = [text(" "), text("s", cache_control={"type": "ephemeral", "scope": "x"})]
     prepared = prepare({"system": system, "messages": [
-        blocks(text("q"), text("\n"), {"type": "container_upload", "file_id": "f"}),
+        blocks(text("q"), text("\n")),
         blocks(
             {"type": "thinking", "thinking": "t", "signature": "c2ln"},
             text("a", citations=[], parsed_output=None),
+            {"type": "server_tool_use", "id": "s", "name": "web_search", "input": {}},
             {"type": "tool_use", "id": "t", "name": "f", "input": {}, "caller": {"type": "direct"}},
             role="assistant",
         ),
@@ -365,9 +370,14 @@ def test_blocks_are_cut_to_what_bedrock_knows() -> None:
         ),
     ]  # fmt: skip
     assert set(lost(prepared)) == {
-        "messages.content.container_upload", "messages.content.tool_use.caller", "cache_control.scope",
+        "messages.content.server_tool_use", "messages.content.tool_use.caller", "cache_control.scope",
         "messages.content.tool_result.tool_reference",
     }  # fmt: skip
+
+
+def test_a_block_that_bedrock_does_not_know_refuses_where_the_user_says_something_with_it() -> None:
+    prepared = prepare({"messages": [blocks(text("q"), {"type": "container_upload", "file_id": "f"})]})
+    assert lost(prepared, harmless=False) == ["messages.content.container_upload"]
 
 
 def test_thoughts_of_other_models_stay_behind() -> None:

@@ -241,6 +241,15 @@ def test_what_the_neutral_form_says_of_a_request() -> None:
     assert (request.user, request.sampling.max_tokens, request.extras) == ("u", 9, {})
 
 
+def test_a_document_of_blocks_that_holds_an_image_stays_whole() -> None:
+    inner = [{"type": "text", "text": "inner"}, {"type": "image", "source": {"type": "base64", "data": "iVBORw0KGgo="}}]
+    document = {"type": "document", "source": {"type": "content", "content": inner}}
+    body = {"model": "m", "messages": [{"role": "user", "content": [document]}], "max_tokens": 9}
+    request = decode(body)
+    assert request.turns == (Turn("user", (Foreign("anthropic_messages", document, "messages.0.content.0"),)),)
+    assert encode(request).body | {"model": "m"} == body
+
+
 @pytest.mark.parametrize(
     ("change", "param"),
     [

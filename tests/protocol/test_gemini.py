@@ -476,6 +476,8 @@ def test_media() -> None:
         Media("document", "application/pdf", data="JVBE", name="a.pdf"),
         Media("document", text="plain", name="n.txt"),
         Media("audio", "audio/wav", data="UklG"),
+        Media("image", "image/jpg", data="/9j/"),
+        Media("image", url="data:image/jpg;base64,/9j/"),
     )))  # fmt: skip
     assert result.body["contents"][0]["parts"] == [
         {"inlineData": {"mimeType": "image/gif", "data": "R0lG"}},
@@ -484,6 +486,8 @@ def test_media() -> None:
         {"inlineData": {"mimeType": "application/pdf", "data": "JVBE", "displayName": "a.pdf"}},
         {"inlineData": {"mimeType": "text/plain", "data": "cGxhaW4=", "displayName": "n.txt"}},
         {"inlineData": {"mimeType": "audio/wav", "data": "UklG"}},
+        {"inlineData": {"mimeType": "image/jpeg", "data": "/9j/"}},
+        {"inlineData": {"mimeType": "image/jpeg", "data": "/9j/"}},
     ]
     assert lost(result) == ["content.image.detail"]
     refused = encoded(asked(user("a", Media("image", file_id="file-1"))))

@@ -703,6 +703,35 @@ def test_a_schema_is_strict_only_where_it_keeps_the_rules() -> None:
     assert form(tight) == {"name": "answer", "schema": tight, "strict": True}
 
 
+def test_a_tool_is_strict_only_where_its_schema_keeps_the_rules() -> None:
+    loose = {"type": "object", "properties": {"a": {"type": "string"}, "b": {}}, "required": ["a"]}
+    tight = {
+        "type": "object",
+        "properties": {"a": {"type": "string"}},
+        "required": ["a"],
+        "additionalProperties": False,
+    }
+    written = encoded(ask(tools=(Tool("f", schema=loose, strict=True), Tool("g", schema=tight, strict=True))))
+    assert written.body["tools"] == [
+        {"type": "function", "function": {"name": "f", "parameters": loose}},
+        {"type": "function", "function": {"name": "g", "parameters": tight, "strict": True}},
+    ]
+    assert [loss.field for loss in written.losses] == ["tools.strict"]
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "bound"),
+    [("gpt-4.1", "max_tokens", 32768), ("gpt-4o", "max_tokens", 16384), ("gpt-35-turbo", "max_tokens", 4096),
+     ("gpt-5.2", "max_completion_tokens", 128000), ("o3", "max_completion_tokens", 100000)],
+)  # fmt: skip
+def test_more_tokens_than_the_model_writes_are_its_most(model: str, name: str, bound: int) -> None:
+    written = encoded(ask(sampling=Sampling(max_tokens=bound + 1)), model)
+    assert written.body[name] == bound
+    assert [(loss.field, loss.harmless) for loss in written.losses] == [("max_tokens", True)]
+    fits = encoded(ask(sampling=Sampling(max_tokens=bound)), model)
+    assert (fits.body[name], fits.losses) == (bound, ())
+
+
 def test_json_is_mentioned_where_it_must_be() -> None:
     written = encoded(ask(said("list three"), output=Output("json"))).body
     assert "JSON" in written["messages"][0]["content"]

@@ -74,7 +74,9 @@ def encoded(folder: Folder, dialect: Dialect, request: Request | None = None) ->
 
 
 GENEROUS = {
-    "openai_chat": Profile("gpt", version=(5,), thinking="effort", efforts=EFFORTS, mid_system=True),
+    "openai_chat": Profile(
+        "gpt", version=(5,), thinking="effort", efforts=EFFORTS, mid_system=True, max_output=128_000
+    ),
     "anthropic_messages": Profile("claude", thinking="either", efforts=EFFORTS, mid_system=True),
     "gemini": Profile("gemini", thinking="budget"),
 }

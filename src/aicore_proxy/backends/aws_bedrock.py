@@ -20,7 +20,7 @@ from aicore_proxy.backends.bedrock_shapes import MARK, Read, at_once, outline, r
 from aicore_proxy.landscape import Deployment
 from aicore_proxy.protocol.envelope import Envelope, unreadable
 from aicore_proxy.protocol.neutral import Encoded, Json, Loss
-from aicore_proxy.protocol.profiles import Profile, budget_of, effort_of, nearest_effort, profile_of
+from aicore_proxy.protocol.profiles import SMALLEST_BUDGET, Profile, budget_of, effort_of, nearest_effort, profile_of
 
 VERSION = "bedrock-2023-05-31"
 TARGET = "aws-bedrock"
@@ -229,6 +229,9 @@ def _thinking(amending: Amending, profile: Profile, unthought: bool) -> None:
         edited = {"type": "adaptive"}
         amending.lost("thinking.budget_tokens", "the model thinks adaptively")
         _imply_effort(amending, thinking.get("budget_tokens"), profile)
+    elif kind == "adaptive" and profile.thinking == "budget" and _no_room(amending):
+        edited = {"type": "disabled"}
+        amending.lost("thinking", "max_tokens leaves no room for the smallest budget")
     elif kind == "adaptive" and profile.thinking == "budget":
         edited = {"type": "enabled", "budget_tokens": _budget(amending)}
         amending.lost("thinking.type", "the model thinks within a budget")
@@ -253,6 +256,12 @@ def _imply_effort(amending: Amending, budget: Json, profile: Profile) -> None:
     config = amending.value("output_config", dict) or {}
     if "effort" not in config and isinstance(budget, int) and profile.efforts:
         amending.put("output_config", {**config, "effort": nearest_effort(effort_of(budget), profile.efforts)})
+
+
+def _no_room(amending: Amending) -> bool:
+    """Whether no thinking budget fits below ``max_tokens``, as in the probes of coding tools."""
+    bound = amending.value("max_tokens", int)
+    return bound is not None and bound <= SMALLEST_BUDGET
 
 
 def _budget(amending: Amending) -> int:

@@ -150,7 +150,7 @@ class Conversation:
             return message if content and not content.isspace() else None
         if not isinstance(content, list):
             return message
-        edited = self._reading.amended(content, "messages.content")
+        edited = self._reading.amended(content, "messages.content", said=message.get("role") == "user")
         if edited is None:
             return message
         return {**message, "content": edited} if edited else None
@@ -162,22 +162,23 @@ class Blocks:
     def __init__(self, amending: Amending) -> None:
         self._amending = amending
 
-    def amended(self, blocks: Sequence[Json], path: str) -> list[Json] | None:
-        """``blocks`` as Bedrock takes them, None if they are so already."""
+    def amended(self, blocks: Sequence[Json], path: str, *, said: bool = False) -> list[Json] | None:
+        """``blocks`` as Bedrock takes them, None if they are so already. ``said``: the user says something with them,
+        so one that Bedrock does not know refuses the request."""
         out: list[Json] = []
         changed = False
         for block in blocks:
-            edited = self._block(block, path) if isinstance(block, dict) else block
+            edited = self._block(block, path, said) if isinstance(block, dict) else block
             changed = changed or edited is not block
             if edited is not None:
                 out.append(edited)
         return out if changed else None
 
-    def _block(self, block: Block, path: str) -> Block | None:
+    def _block(self, block: Block, path: str, said: bool) -> Block | None:
         kind = block.get("type")
         allowed = BLOCKS.get(kind) if isinstance(kind, str) else None
         if allowed is None:
-            return self._unknown(block, kind, path)
+            return self._unknown(block, kind, path, said)
         match kind:
             case "text":
                 text = block.get("text")
@@ -199,12 +200,12 @@ class Blocks:
             block = {**block, "cache_control": without(control, MARK, "cache_control", self._amending)}
         return block
 
-    def _unknown(self, block: Block, kind: Json, path: str) -> Block | None:
+    def _unknown(self, block: Block, kind: Json, path: str, said: bool) -> Block | None:
         if kind == "tool_reference":
             self._amending.lost(f"{path}.tool_reference", "told in words")
             return {"type": "text", "text": f"The tool {block.get('tool_name')} is available now."}
         if isinstance(kind, str):
-            self._amending.lost(f"{path}.{kind}", "Bedrock does not know this block")
+            self._amending.lost(f"{path}.{kind}", "Bedrock does not know this block", harmless=not said)
             return None
         return block
 

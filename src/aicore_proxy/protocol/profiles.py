@@ -26,8 +26,8 @@ class Profile(Struct, frozen=True):
     that are a 400. ``one_of_sampling``: temperature and top_p not together. ``completion_tokens``: wants
     ``max_completion_tokens``. ``effort_with_tools``: False where both together are a 400 on Chat Completions.
     ``mid_system``: takes system turns after the first other turn. ``max_output``: the output bound to use where a
-    dialect demands one and the client gave none. ``prefill``: the last turn may be the assistant's.
-    ``efforts``: values of effort it takes.
+    dialect demands one and the client gave none; for GPT and Gemini also the largest that the model takes.
+    ``prefill``: the last turn may be the assistant's. ``efforts``: values of effort it takes.
     """
 
     family: Family
@@ -100,7 +100,7 @@ def _claude(version: tuple[int, ...], size: str) -> Profile:
 
 
 def _openai(gpt: str | None, o_series: str | None, rest: str) -> Profile:
-    version = _version(gpt or o_series or "")
+    version = (3, 5) if gpt == "35" else _version(gpt or o_series or "")
     reasoning = bool(o_series) or (version >= (5,) and "chat" not in rest)
     efforts: tuple[str, ...] = ()
     if reasoning:
@@ -120,9 +120,16 @@ def _openai(gpt: str | None, o_series: str | None, rest: str) -> Profile:
         effort_with_tools=not (reasoning and len(version) > 1),
         responses_only="codex" in rest,
         mid_system=True,
-        max_output=16384,
+        max_output=_most_output(version, rest, reasoning=reasoning, o_series=bool(o_series)),
         efforts=efforts,
     )
+
+
+def _most_output(version: tuple[int, ...], rest: str, *, reasoning: bool, o_series: bool) -> int:
+    """The output that OpenAI's models are documented to take at most ("max_tokens is too large: …")."""
+    if reasoning:
+        return 100_000 if o_series else 128_000
+    return 32_768 if version == (4, 1) else 4_096 if version < (4,) else 16_384
 
 
 def _gemini(version: tuple[int, ...], rest: str) -> Profile:

@@ -286,6 +286,8 @@ def decode_media(block: Mapping[str, Json], kind: Literal["image", "document"], 
             # Blocks as a document: readable as text for others, whole for Claude
             content = source.get("content")
             blocks = () if isinstance(content, str) else optional(source, "content", list, at) or ()
+            if any(isinstance(inner, dict) and inner.get("type") != "text" for inner in blocks):
+                return Foreign(NAME, dict(block), path)  # images in it would be lost in silence
             words = content if isinstance(content, str) else "\n".join(texts_of(blocks, f"{at}.content"))
             fields = {"media_type": "text/plain", "text": words}
             extras = {**extras, "source": source}

@@ -236,18 +236,23 @@ def encode_media(media: Media, losses: list[Loss], *, own: bool) -> dict[str, Js
         data = _DATA_URL.match(media.url)
         if data is None:
             guessed = media.media_type or _guessed(media.url)
-            mime = media.media_type if own else guessed or _USUAL[media.kind]
+            mime = media.media_type if own else _named(guessed, media, own)
             told = {"mimeType": mime} if mime else {}
             return {"fileData": {**told, "fileUri": media.url, **inner}, **beside}
-        body = {"mimeType": data[1] or media.media_type or _USUAL[media.kind], "data": media.url[data.end() :]}
+        body = {"mimeType": _named(data[1] or media.media_type, media, own), "data": media.url[data.end() :]}
         return {"inlineData": {**body, **inner}, **beside}
     if media.text is not None:
         encoded = base64.b64encode(media.text.encode(errors="replace")).decode()
         return {"inlineData": {"mimeType": "text/plain", "data": encoded, **inner}, **beside}
-    return {
-        "inlineData": {"mimeType": media.media_type or _USUAL[media.kind], "data": media.data or "", **inner},
-        **beside,
-    }
+    mime = _named(media.media_type, media, own)
+    return {"inlineData": {"mimeType": mime, "data": media.data or "", **inner}, **beside}
+
+
+def _named(media_type: str | None, media: Media, own: bool) -> str:
+    """A type as Gemini spells it: ``image/jpg``, which many clients send, is none."""
+    if media_type == "image/jpg" and not own:
+        return "image/jpeg"
+    return media_type or str(_USUAL[media.kind])
 
 
 _INNER = frozenset({"displayName", "sizeBytes"})

@@ -151,6 +151,11 @@ def encode_sampling(sampling: Sampling, profile: Profile, losses: list[Loss]) ->
             losses.append(Loss(name, NAME, reason="the model does not take it"))
         else:
             written[name] = value
+    bound = "max_completion_tokens" if profile.completion_tokens else "max_tokens"
+    if profile.family == "gpt" and profile.version and written.get(bound, 0) > profile.max_output:
+        # Other APIs' clients ask for their own models' maximum; Azure refuses more than the model's
+        written[bound] = profile.max_output
+        losses.append(Loss("max_tokens", NAME, reason=f"the model writes at most {profile.max_output} tokens"))
     if len(sampling.stop) > MOST_STOPS and "stop" in written:
         written["stop"] = list(sampling.stop[:MOST_STOPS])
         losses.append(Loss("stop", NAME, reason=f"only the first {MOST_STOPS} stop sequences"))

@@ -8,11 +8,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from aicore_proxy.protocol.dialects.openai_chat.reading import NAME, cache_of
 from aicore_proxy.protocol.neutral import NOTHING, Extras, Json, Loss, Request, Tool, ToolChoice, Undo
 from aicore_proxy.protocol.openai_members import member, not_offered, optional, rest, typed, wrong_type
 from aicore_proxy.protocol.profiles import Profile
+from aicore_proxy.protocol.schema import is_strict
 
 LONGEST_NAME = 64
 _CLEAN = re.compile(r"[a-zA-Z0-9_-]+")
@@ -204,9 +206,16 @@ def encode_tools(request: Request, profile: Profile, naming: Naming, losses: lis
             kinds[tool.name] = "function"
         else:
             kinds[tool.name] = tool.kind
+        strict = tool.strict
+        if not own and strict and not is_strict(tool.schema):
+            # Anthropic's strict tools may leave properties out of ``required``: with OpenAI that is a 400
+            strict = None
+            losses.append(Loss("tools.strict", NAME, reason="the schema does not keep OpenAI's rules for it"))
         if tool.cache is not None and profile.family == "gpt":
             losses.append(Loss("cache_control", NAME, reason="OpenAI caches by itself"))
-        written.append(encode_tool(tool, naming, own=own, free=free, marks=profile.family != "gpt"))
+        written.append(
+            encode_tool(replace(tool, strict=strict), naming, own=own, free=free, marks=profile.family != "gpt")
+        )
     if legacy:
         members: dict[str, Any] = {"functions": [tool["function"] for tool in written]}
     else:
