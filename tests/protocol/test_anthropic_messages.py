@@ -254,6 +254,7 @@ def test_a_document_of_blocks_that_holds_an_image_stays_whole() -> None:
     ("change", "param"),
     [
         ({"messages": None}, "messages"),
+        ({"messages": []}, "messages"),
         ({"messages": "hi"}, "messages"),
         ({"messages": [3]}, "messages.0"),
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0.role"),

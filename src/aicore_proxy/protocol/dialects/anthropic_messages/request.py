@@ -69,6 +69,8 @@ def decode_request(body: Mapping[str, Json], decoding: Decoding) -> Request:
         decode_turn(typed(message, dict, f"messages.{i}"), f"messages.{i}")
         for i, message in enumerate(member(body, "messages", list, ""))
     ]
+    if not turns:
+        raise malformed("messages", "at least one message is required")
     if system := decode_system(body.get("system")):
         turns.insert(0, Turn("system", system))
     cache, more = cache_of(body, REQUEST, "")
