@@ -57,6 +57,25 @@ def test_wire_gemini_stream_is_sse_with_lf_whatever_the_query(tenant: Tenant, qu
     assert len({frame["responseId"] for frame in frames}) == 1
 
 
+def test_wire_gemini_candidates(tenant: Tenant) -> None:
+    config = {"candidateCount": 2}
+
+    whole = tenant.gemini("gemini-2.5-flash", generationConfig=config).json()
+    assert [candidate.get("index", 0) for candidate in whole["candidates"]] == [0, 1]
+    text = whole["candidates"][0]["content"]["parts"][0]["text"]
+
+    frames = events(tenant.gemini("gemini-2.5-flash", streamed=True, generationConfig=config))
+    told = ["", ""]
+    for candidate in (candidate for frame in frames for candidate in frame["candidates"]):
+        told[candidate.get("index", 0)] += candidate["content"]["parts"][0]["text"]
+    assert told == [text, text]
+    assert [candidate["finishReason"] for candidate in frames[-1]["candidates"]] == ["STOP", "STOP"]
+
+    refused = tenant.gemini("gemini-2.5-flash", generationConfig={"candidateCount": 9})
+    assert refused.status_code == 400
+    assert "candidateCount" in refused.json()["error"]["message"]
+
+
 def test_wire_gemini_usage_may_come_at_the_end_only(tenant: Tenant, simulator: Running) -> None:
     simulator.switch(gemini_usage="last")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -58,6 +58,7 @@ class Generate:
         if get(self._config, "responseMimeType") == "application/json":
             schema = get(self._config, "responseJsonSchema") or get(self._config, "responseSchema")
             prompt.schema = schema or {"type": "object"}
+        prompt.candidates = get(self._config, "candidateCount") or 1
         prompt.thinking = self._setting.deployment.family.reasons and get(self._thinking, "thinkingBudget") != 0
         prompt.max_tokens = get(self._config, "maxOutputTokens")
         prompt.stop = list(get(self._config, "stopSequences") or [])
@@ -76,13 +77,23 @@ class Generate:
 
     # --- writing
 
-    def _frame(self, parts: list[dict[str, Any]], finish: str | None, answer: Answer, *, usage: bool) -> dict[str, Any]:
+    def _frame(
+        self,
+        parts: list[dict[str, Any]],
+        finish: str | None,
+        answer: Answer,
+        *,
+        usage: bool,
+        indices: Sequence[int] = (0,),
+    ) -> dict[str, Any]:
         candidate: dict[str, Any] = {"content": {"role": "model", "parts": parts}}
         if finish is not None:
             candidate["finishReason"] = finish
             if not self.prompt.stream:
                 candidate["avgLogprobs"] = -0.1
-        value: dict[str, Any] = {"candidates": [candidate]}
+        # Protobuf leaves out a zero
+        candidates = [{**candidate, "index": index} if index else candidate for index in indices]
+        value: dict[str, Any] = {"candidates": candidates}
         if usage and answer.usage:
             value["usageMetadata"] = self._usage(answer, whole=finish is not None)
         return value | {"modelVersion": self._setting.deployment.model, "responseId": self._id}
@@ -92,7 +103,7 @@ class Generate:
         if not whole:
             return {"promptTokenCount": prompt, "totalTokenCount": prompt, "trafficType": "ON_DEMAND"}
         thoughts = answer.reasoning_tokens
-        shown = answer.output_tokens - thoughts
+        shown = (answer.output_tokens - thoughts) * self.prompt.candidates
         return {
             "promptTokenCount": prompt,
             "candidatesTokenCount": shown,
@@ -132,7 +143,8 @@ class Generate:
         parts = list(self._parts(answer, sliced=False))
         if self._signs_text(answer) and parts:
             parts[-1]["thoughtSignature"] = self._setting.signer.seal("gemini")
-        return encode(self._frame(parts, _FINISH[answer.finish], answer, usage=True))
+        every = range(self.prompt.candidates)
+        return encode(self._frame(parts, _FINISH[answer.finish], answer, usage=True, indices=every))
 
     def _signs_text(self, answer: Answer) -> bool:
         """Since Gemini 3 a text answer is signed too."""
@@ -147,10 +159,13 @@ class Generate:
             if text is None or text is not last[0]:
                 last = text, sse(encode(self._frame([part], None, answer, usage=every)))
             yield True, last[1]
+            for index in range(1, self.prompt.candidates):
+                yield True, sse(encode(self._frame([part], None, answer, usage=every, indices=(index,))))
         end: dict[str, Any] = {"text": ""}
         if self._signs_text(answer):
             end["thoughtSignature"] = self._setting.signer.seal("gemini")
-        yield False, sse(encode(self._frame([end], _FINISH[answer.finish], answer, usage=True)))
+        indices = range(self.prompt.candidates)
+        yield False, sse(encode(self._frame([end], _FINISH[answer.finish], answer, usage=True, indices=indices)))
 
     # --- failing
 

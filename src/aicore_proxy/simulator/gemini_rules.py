@@ -25,6 +25,8 @@ STATUSES = {
     503: "UNAVAILABLE",
     504: "DEADLINE_EXCEEDED",
 }
+MOST_CANDIDATES = 8
+
 _BODY = frozenset(
     {
         "contents",
@@ -190,6 +192,13 @@ class Rules:
                 f"Unable to submit request because it has a temperature value of {temperature} but the "
                 "supported range is from 0 (inclusive) to 2.0001 (exclusive). Update the value and try "
                 "again.",
+            )
+        count = get(config, "candidateCount")
+        if count is not None and not 1 <= count <= MOST_CANDIDATES:
+            raise error(
+                400,
+                f"Unable to submit request because it has a candidateCount value of {count} but the supported range is "
+                f"from 1 (inclusive) to {MOST_CANDIDATES + 1} (exclusive). Update the value and try again.",
             )
         limit = get(config, "maxOutputTokens")
         if limit is not None and limit < 1:
