@@ -221,15 +221,6 @@ def proxy(simulator: Simulator, session_proxy: Proxy) -> Iterator[Proxy]:
 
 
 @pytest.fixture(scope="session")
-def lenient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
-    """A proxy in front of a simulator that takes any signature: for recorded requests."""
-    with running_simulator(tmp_path_factory.mktemp("lenient-simulator")) as simulator:
-        simulator.switch(check_signatures=False)
-        with running_proxy(tmp_path_factory.mktemp("lenient-proxy"), simulator) as proxy:
-            yield proxy
-
-
-@pytest.fixture(scope="session")
 def four(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Simulator, Proxy]]:
     """Four subaccounts with one deployment of each model."""
     models = ["gpt-5", "anthropic--claude-4.5-sonnet", "gemini-2.5-pro", "text-embedding-3-small"]

@@ -100,8 +100,8 @@ def checked(name: str, capture: dict[str, Any], answer: httpx2.Response, refused
 
 
 @pytest.mark.parametrize("name", CAPTURES)
-def test_a_captured_request_is_answered(lenient: Proxy, name: str) -> None:
-    checked(name, CAPTURES[name], sent(lenient, CAPTURES[name]), REFUSED)
+def test_a_captured_request_is_answered(proxy: Proxy, name: str) -> None:
+    checked(name, CAPTURES[name], sent(proxy, CAPTURES[name]), REFUSED)
 
 
 GENERATING = [name for name in CAPTURES if CAPTURES[name]["path"].split("?")[0] in SERVED[:2]]
@@ -109,5 +109,5 @@ GENERATING = [name for name in CAPTURES if CAPTURES[name]["path"].split("?")[0] 
 
 @pytest.mark.parametrize("model", [GPT, CLAUDE, GEMINI])
 @pytest.mark.parametrize("name", GENERATING)
-def test_a_captured_request_is_answered_by_the_other_families_too(lenient: Proxy, name: str, model: str) -> None:
-    checked(name, CAPTURES[name], sent(lenient, CAPTURES[name], model), REFUSED | REFUSED_ELSEWHERE.get(model, {}))
+def test_a_captured_request_is_answered_by_the_other_families_too(proxy: Proxy, name: str, model: str) -> None:
+    checked(name, CAPTURES[name], sent(proxy, CAPTURES[name], model), REFUSED | REFUSED_ELSEWHERE.get(model, {}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from typing import Any
 
@@ -412,7 +413,12 @@ def test_wire_claude_thinking_has_signatures_that_must_come_back(tenant: Tenant)
         return (Tenant(on, "sub-1") if on else tenant).claude("4.5-sonnet", messages=said, **body)
 
     assert go_on(thinking).status_code == 200
-    assert "Invalid `signature` in `thinking` block" in message(go_on({**thinking, "signature": "Zm9yZWlnbg=="}))
+    minted = thinking["signature"]
+    wrapped = base64.b64encode(b"marked.gemini." + minted.encode()).decode()
+    for wrong in ("Zm9yZWlnbg==", "no base64", f"{minted[:-8]}AAAAAAA=", f"{'A' * 8}{minted[8:]}", wrapped):
+        assert "Invalid `signature` in `thinking` block" in message(go_on({**thinking, "signature": wrong}))
+    recorded = base64.b64encode(b"minted on another platform").decode()
+    assert go_on({**thinking, "signature": recorded}).status_code == 200
     assert "Invalid `signature` in `thinking` block" in message(go_on({**thinking, "thinking": "Something else"}))
     assert "Invalid `data` in `redacted_thinking` block" in message(go_on({"type": "redacted_thinking", "data": "abc"}))
     with in_thread(simple(["anthropic--claude-4.5-sonnet"])) as other:

@@ -79,7 +79,7 @@ class Switches(Struct, forbid_unknown_fields=True):
     list_executable: bool = False
     """Whether listed deployments carry ``executableId``."""
     check_signatures: bool = True
-    """Refuse thoughts whose signature was not minted here; off: any that is there will do (recorded requests)."""
+    """Refuse thoughts whose signature is none, altered, wrapped or another model's; off: any that is there will do."""
     expires_in: int = 43199
     """Life of a token, seconds; 0 or less: refused at once."""
     clock: float = 0.0
