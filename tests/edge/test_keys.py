@@ -148,6 +148,13 @@ def test_slow_failures_are_never_slowed_further() -> None:
         assert fails(keys, f"wrong-{number}") == (Kind.UNAUTHENTICATED, None)
 
 
+def test_a_request_without_a_key_is_no_guess() -> None:
+    keys = Keys([client_key("mine", "right")], clock=Clock())
+    for _ in range(50):
+        assert fails(keys, "") == (Kind.UNAUTHENTICATED, None)
+    assert fails(keys, "wrong") == (Kind.UNAUTHENTICATED, None)
+
+
 def test_one_wrong_key_from_many_addresses_is_slowed() -> None:
     keys = Keys([client_key("mine", "right")], clock=Clock())
     kinds = [fails(keys, "stale", address=f"192.0.2.{number}")[0] for number in range(21)]

@@ -139,11 +139,12 @@ class Keys:
                 return caller
             self._strike(_source(request.address), digest.hex())
             raise Fault(Kind.UNAUTHENTICATED, "The API key is not valid.", code="invalid_api_key")
-        self._strike(_source(request.address))
         if given:
+            self._strike(_source(request.address))
             raise Fault(
                 Kind.UNAUTHENTICATED, "The request carries different API keys: send one.", code="invalid_api_key"
             )
+        # No guess: a client that is not configured yet, or a probe
         words = "An API key is needed: send it as 'Authorization: Bearer <key>' or 'x-api-key: <key>'."
         raise Fault(Kind.UNAUTHENTICATED, words, code="invalid_api_key", headers=(("www-authenticate", "Bearer"),))
 
