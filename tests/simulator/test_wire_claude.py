@@ -400,7 +400,7 @@ def test_wire_claude_usage_excludes_what_was_cached(tenant: Tenant) -> None:
     assert first["input_tokens"] == second["input_tokens"] == plain["input_tokens"] - written > 0
 
 
-def test_wire_claude_thinking_has_signatures_that_must_come_back(tenant: Tenant) -> None:
+def test_wire_claude_thinking_has_signatures_that_must_come_back(tenant: Tenant, simulator: Running) -> None:
     body: dict[str, Any] = {"thinking": BUDGET, "tools": [TOOL]}
     first = tenant.claude("4.5-sonnet", said='simulate: {"calls": "auto"}', **body).json()
     thinking, use = first["content"]
@@ -423,6 +423,9 @@ def test_wire_claude_thinking_has_signatures_that_must_come_back(tenant: Tenant)
     assert "Invalid `data` in `redacted_thinking` block" in message(go_on({"type": "redacted_thinking", "data": "abc"}))
     with in_thread(simple(["anthropic--claude-4.5-sonnet"])) as other:
         assert go_on(thinking, other).status_code == 200, "a signature is good at every Claude, after a restart too"
+    simulator.switch(check_signatures=False)
+    assert go_on({**thinking, "signature": "anything"}).status_code == 200
+    assert go_on({**thinking, "signature": ""}).status_code == 400
 
 
 def test_wire_claude_streams_thoughts_and_signature(tenant: Tenant) -> None:
