@@ -177,6 +177,12 @@ def test_no_secret_is_told(tmp_path: Path) -> None:
     assert secret not in repr(found) + repr(found.settings) + repr(found.settings.keys)
 
 
+def test_a_short_key_will_do_where_only_this_machine_connects(tmp_path: Path) -> None:
+    assert loaded(tmp_path, "", AICORE_PROXY_API_KEY="test").settings.api_key == "test"
+    (problem,) = problems(tmp_path, "host: 0.0.0.0", AICORE_PROXY_API_KEY="test")
+    assert problem.startswith("AICORE_PROXY_API_KEY: api_key must be a key of 8 to 1024 characters")
+
+
 def test_a_file_with_secrets_that_everybody_may_read_is_noted(tmp_path: Path) -> None:
     file = tmp_path / "aicore-proxy.yaml"
     assert loaded(tmp_path, "api_key: a-secret-key").notes == ()

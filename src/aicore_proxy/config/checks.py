@@ -87,7 +87,9 @@ def _addresses(settings: Settings) -> Iterator[Problem]:
     if not (is_loopback(settings.host) or settings.api_key or settings.keys):
         words = f"lets others in: set {PREFIX}API_KEY or keys in the configuration file, or listen on 127.0.0.1"
         yield ("host",), words
-    if settings.api_key and (words := _unfit_key(settings.api_key)):
+    # On this machine only, a key that is easily guessed keeps nobody out who is not in already
+    shortest = 1 if is_loopback(settings.host) else SHORTEST_KEY
+    if settings.api_key and (words := _unfit_key(settings.api_key, shortest)):
         yield ("api_key",), words
     if settings.tls_key and not settings.tls_certificate:
         yield ("tls_key",), "needs tls_certificate beside it"
@@ -136,12 +138,12 @@ def _keys(keys: Iterable[KeySettings]) -> Iterator[Problem]:
         yield from _patterns((*place, "models"), key.models)
 
 
-def _unfit_key(key: str) -> str:
+def _unfit_key(key: str, shortest: int = SHORTEST_KEY) -> str:
     """What is wrong with a plain key, nothing where it is one."""
     if key.lower().startswith("sha256:"):
         return "is a hash: that goes into hash"
-    if not SHORTEST_KEY <= len(key) <= LONGEST_KEY:
-        return f"must be a key of {SHORTEST_KEY} to {LONGEST_KEY} characters (`openssl rand -hex 24` makes a good one)"
+    if not shortest <= len(key) <= LONGEST_KEY:
+        return f"must be a key of {shortest} to {LONGEST_KEY} characters (`openssl rand -hex 24` makes a good one)"
     return "" if _KEY.fullmatch(key) else "must be a key of ASCII letters, digits and signs, without spaces"
 
 
