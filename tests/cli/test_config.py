@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 from pathlib import Path
 
@@ -64,12 +65,64 @@ def test_check_tells_every_problem_and_fails(tmp_path: Path) -> None:
     put(tmp_path, "subaccounts: [{name: eu, service_key: {clientid: a}}]")
     result = ran(tmp_path, "check")
     assert result.returncode == 1
-    assert "subaccounts[0] (eu)" in result.stderr
+    assert f"{tmp_path}/aicore-proxy.yaml:1: subaccounts[0].service_key: url is missing" in result.stderr
     result = ran(tmp_path, "check", "none.yaml")
     assert (result.returncode, result.stderr) == (
         1,
         f"{tmp_path}/none.yaml: cannot be read: No such file or directory.\n1 problem.\n",
     )
+
+
+def test_what_stands_in_service_keys_and_certificates_is_told_with_the_rest(tmp_path: Path) -> None:
+    (tmp_path / "half.json").write_text(json.dumps({**KEY, "url": "ftp://a"}))
+    (tmp_path / "bad.pem").write_text("hello")
+    put(
+        tmp_path,
+        f"""hots: 1
+tls_certificate: bad.pem
+subaccounts:
+  - {{name: eu, service_key: {{clientid: a}}}}
+  - {{name: us, service_key_file: half.json}}
+  - {{name: jp, service_key_file: missing.json}}
+  - {{name: au, service_key: {json.dumps(KEY)}}}
+  - {{name: ca, service_key: {json.dumps(KEY)}}}
+""",
+    )
+    wanted = [
+        "1: hots is not a setting: did you mean 'host'?",
+        "6: subaccounts[2].service_key_file is no use: missing.json: cannot be read: No such file or directory.",
+        "2: tls_certificate: bad.pem is no certificate with its key in PEM",
+        "4: subaccounts[0].service_key: url is missing",
+        "4: subaccounts[0].service_key: serviceurls.AI_API_URL is missing",
+        "4: subaccounts[0].service_key: clientsecret is missing (or, of an X.509 key, certificate and key)",
+        "5: subaccounts[1].service_key_file: url is not an http(s) URL",
+        "8: subaccounts[4].service_key: it is the service key of au too",
+    ]
+    for arguments in (("config", "check"), ("serve",)):
+        done = subprocess.run(
+            [*COMMAND, *arguments], cwd=tmp_path, env=environment(tmp_path), check=False, capture_output=True, text=True
+        )
+        assert done.returncode == 1
+        said = done.stderr.replace(f"{tmp_path}/", "").splitlines()
+        lines = [line.removeprefix("aicore-proxy.yaml:") for line in said if line.startswith("aicore-proxy.yaml:")]
+        assert [line.partition(" (")[0] if ".pem" in line else line for line in lines] == wanted
+        assert SECRET not in done.stderr
+
+
+def test_a_certificate_that_is_none_is_told_before_the_port_opens(tmp_path: Path) -> None:
+    (tmp_path / "bad.pem").write_text("hello")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        put(
+            tmp_path,
+            f"port: {port}\ntls_certificate: bad.pem\nsubaccounts: [{{name: a, service_key: {json.dumps(KEY)}}}]",
+        )
+        done = subprocess.run(
+            [*COMMAND, "serve"], cwd=tmp_path, env=environment(tmp_path), check=False, capture_output=True, text=True
+        )
+    assert done.returncode == 1
+    assert "tls_certificate: " in done.stderr
+    assert "cannot be opened" not in done.stderr, "it did not come to the port"
 
 
 def test_show_tells_each_value_and_where_it_is_from(tmp_path: Path) -> None:

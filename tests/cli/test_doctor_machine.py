@@ -11,6 +11,7 @@ import socket
 import subprocess
 import time
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -120,14 +121,14 @@ def test_few_descriptors_are_a_warning(patient: Patient) -> None:
 def test_names_that_the_deployments_do_not_bear_out(patient: Patient) -> None:
     (claude,) = patient.simulator.deployments(CLAUDE)
     configuration = {
-        "aliases": {"fast": "gpt-5-mini", "good": CLAUDE},
+        "aliases": {"fast": "gpt-5-mini", "good": CLAUDE, "same": "own"},
         "models": {"exclude": ["llama-*"]},
-        "keys": [{"name": "team", "key": "sk-team-key-of-some-length", "models": ["mistral-*"]}],
+        "keys": [{"name": "team", "key": "sk-team-key-of-some-length", "models": ["mistral-*", "good", "own"]}],
         "subaccounts": [
             {
                 "name": "eu",
                 "service_key_file": "eu-key.json",
-                "deployments": {"gpt-4o": [claude["id"]], "mine": ["d0000000000000000"]},
+                "deployments": {"gpt-4o": [claude["id"]], "mine": ["d0000000000000000"], "own": [claude["id"]]},
                 "include": ["gpt-*", "claude-*", "qwen-*"],
             }
         ],
@@ -150,9 +151,29 @@ def test_names_that_the_deployments_do_not_bear_out(patient: Patient) -> None:
     assert "include 'qwen-*' meets none" in text
     assert "models.exclude: 'llama-*' meets no model" in text
     assert "the key team may use 'mistral-*', which meets no model" in text
+    assert not any("'good'" in words or "'own'" in words or "same stands for" in words for words in warnings)
     advised(next(f for words, f in warnings.items() if words.startswith("fast")), "Did you mean gpt-5?")
     assert done.returncode == 0, "they are warnings"
     assert "sk-team-key" not in done.stdout
+
+
+def test_a_mistake_in_the_file_does_not_hide_its_subaccounts(patient: Patient) -> None:
+    names = ("eu", "us")
+    keys = [{"name": name, "service_key": patient.keys["eu"]} for name in names]
+    keys[1]["service_key"] = {"clientid": "sb-1"}
+    (patient.home / "aicore-proxy.json").write_text(json.dumps({"hots": "x", "subaccounts": keys[:1]}))
+    environ = patient.environ()
+    del environ["AICORE_PROXY_SERVICE_KEYS"]
+    command = [*COMMAND, "doctor", "--json", "--no-calls"]
+    run = partial(subprocess.run, command, env=environ, cwd=patient.home, capture_output=True, text=True, check=False)
+    found = [f for section in json.loads(run().stdout)["sections"] for f in section["findings"]]
+    assert {f["check"]: f["level"] for f in found}.items() >= {("settings", "failure"), ("token", "ok")}
+
+    (patient.home / "aicore-proxy.json").write_text(json.dumps({"hots": "x", "subaccounts": keys[1:]}))
+    found = [f for section in json.loads(run().stdout)["sections"] for f in section["findings"]]
+    (said,) = [f for f in found if f["check"] == "service_keys" and "clientsecret" in f["words"]]
+    assert "subaccounts[0].service_key" in said["words"]
+    advised(said, "Copy the whole service key again")
 
 
 def test_settings_that_are_wrong_do_not_hide_the_rest(patient: Patient) -> None:

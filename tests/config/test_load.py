@@ -196,8 +196,17 @@ def test_a_file_with_secrets_that_everybody_may_read_is_noted(tmp_path: Path) ->
 # --- bad files
 
 
+def test_api_key_is_one_of_the_keys(tmp_path: Path) -> None:
+    text = "api_key: a-key-of-ours\nkeys:\n- {name: default, key: another-key}\n- {name: b, key: a-key-of-ours}"
+    assert problems(tmp_path, text) == [
+        "aicore-proxy.yaml:3: keys[0].name stands twice: api_key is called 'default' too.",
+        "aicore-proxy.yaml:4: keys[1] is the same key as api_key.",
+    ]
+
+
 def test_every_problem_is_told_at_once_where_it_is(tmp_path: Path) -> None:
     hashed = f"sha256:{hashlib.sha256(b'x').hexdigest()}"
+    same = f"sha256:{hashlib.sha256(b'a-key-of-ours').hexdigest().upper()}"
     text = f"""port: soon
 hots: 0.0.0.0
 host: 0.0.0.0
@@ -215,6 +224,8 @@ keys:
   - {{name: c, hash: "{hashed}"}}
   - {{name: d, hash: "{hashed}"}}
   - {{name: e, key: "{hashed}"}}
+  - {{name: f, key: a-key-of-ours}}
+  - {{name: g, hash: "{same}"}}
 aliases: {{a: b, b: a, c: c, d: gpt-5}}
 models: {{include: ["re:(", 5, [x]]}}
 trusted_proxies: [10.0.0.0/8, proxy.local]
@@ -240,16 +251,17 @@ workers: 1000
         ":14: keys[3] must be names with values.",
         ":16: keys[5] is the same key as keys[4].",
         ":17: keys[6].key is a hash: that goes into hash.",
-        ":18: aliases.a leads to the alias 'b': name the model itself.",
-        ":18: aliases.c leads to itself: name the model as SAP does.",
-        ":19: models.include[0] is not a regular expression after re:.",
-        ":19: models.include[2] must be a text.",
-        ":20: trusted_proxies[1] must be an IP address, or a network like 10.0.0.0/8.",
-        ":21: routing.weights.x must be a number.",
-        ":21: routing.limits.x must be at least 1.",
-        ":22: tls_certificate cannot be read: no.pem: No such file or directory.",
-        ":23: log_level must be one of debug, info, warning, error.",
-        ":24: workers must be between 1 and 256.",
+        ":19: keys[8] is the same key as keys[7].",
+        ":20: aliases.a leads to the alias 'b': name the model itself.",
+        ":20: aliases.c leads to itself: name the model as SAP does.",
+        ":21: models.include[0] is not a regular expression after re:.",
+        ":21: models.include[2] must be a text.",
+        ":22: trusted_proxies[1] must be an IP address, or a network like 10.0.0.0/8.",
+        ":23: routing.weights.x must be a number.",
+        ":23: routing.limits.x must be at least 1.",
+        ":24: tls_certificate cannot be read: no.pem: No such file or directory.",
+        ":25: log_level must be one of debug, info, warning, error.",
+        ":26: workers must be between 1 and 256.",
     ):
         assert f"aicore-proxy.yaml{wanted}" in found
     assert any(problem.startswith("aicore-proxy.yaml:11: keys[0].key must be a key of 8 to") for problem in found)

@@ -183,7 +183,7 @@ def test_what_cannot_be_used_is_named(files: Files, tmp_path: Path) -> None:
     other = Files(tmp_path_of(tmp_path))
     with pytest.raises(CertificateError, match=r"tls\.pem and .*tls\.key are no certificate"):
         Certificate(files.chain, other.key)
-    with pytest.raises(CertificateError, match="are no certificate"):
+    with pytest.raises(CertificateError, match="key is no certificate"):
         Certificate(files.key)
     both = tmp_path / "both.pem"
     both.write_bytes(files.key.read_bytes() + files.chain.read_bytes())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,9 +20,7 @@ from aicore_proxy.config.schema import schema
 from aicore_proxy.config.settings import SettingsError, home_of
 from aicore_proxy.sap.credentials import CredentialsError, ServiceKey
 from aicore_proxy.sap.token import client_tls
-from aicore_proxy.server.compose import certificate_of
-from aicore_proxy.server.configuration import client_keys, find_credentials
-from aicore_proxy.server.tls import CertificateError
+from aicore_proxy.server.configuration import certificate_problems, find_credentials, load_telling_all
 
 FILE = click.Path(path_type=Path)
 
@@ -40,17 +39,10 @@ def check(file: Path | None, config: Path | None) -> None:
     Exit code 0: it is good; 1: each problem stands in a line of its own. Asks nobody: whether the keys work is told by
     `aicore-proxy doctor`.
     """
-    loaded = _loaded(file or config)
-    problems: list[str] = []
+    loaded = _loaded(file or config, load_telling_all)
+    problems = certificate_problems(loaded)
     notes = list(loaded.notes)
     summary = _summary(loaded)
-    try:
-        client_keys(loaded.settings)
-        certificate_of(loaded.settings)
-    except SettingsError as error:
-        problems += error.problems
-    except CertificateError as error:
-        problems.append(str(error))
     try:
         found = find_credentials(loaded, os.environ, home_of(os.environ))
         notes += found.notes
@@ -140,9 +132,9 @@ def _document(file: Path) -> Document:
     return read_document(Path.cwd() / file)
 
 
-def _loaded(file: Path | None) -> Loaded:
+def _loaded(file: Path | None, loading: Callable[..., Loaded] = load) -> Loaded:
     try:
-        return load(os.environ, file=file)
+        return loading(os.environ, file=file)
     except SettingsError as error:
         _refuse(error.problems)
 

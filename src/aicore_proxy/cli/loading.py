@@ -11,13 +11,15 @@ import click
 from aicore_proxy.config.load import Loaded, load
 from aicore_proxy.config.settings import SettingsError, home_of
 from aicore_proxy.sap.credentials import CredentialsError, Found
-from aicore_proxy.server.configuration import find_credentials
+from aicore_proxy.server.configuration import find_credentials, load_telling_all
 
 
-def loaded_settings(options: Mapping[str, Any]) -> Loaded:
-    """The settings; ``options``: of the command line, with ``config``. Raises ClickException with every problem."""
+def loaded_settings(options: Mapping[str, Any], *, whole: bool = False) -> Loaded:
+    """The settings; ``options``: of the command line, with ``config``. ``whole``: the service keys and the certificate
+    are wanted too, so what is wrong with them is told with the rest. Raises ClickException with every problem."""
+    loading = load_telling_all if whole else load
     try:
-        return load(os.environ, overrides_of(options), file=options.get("config"))
+        return loading(os.environ, overrides_of(options), file=options.get("config"))
     except SettingsError as error:
         raise click.ClickException("\n".join(["The settings are not usable:", *error.problems])) from None
 

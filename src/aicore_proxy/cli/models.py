@@ -110,7 +110,7 @@ def models(
 
 
 def _configured(file: Path | None, simulators: Mapping[str, Any] | None) -> tuple[Settings, Found]:
-    loaded = loaded_settings({"config": file})
+    loaded = loaded_settings({"config": file}, whole=simulators is None)
     if simulators is not None:
         keys = tuple(service_key(key, name, "the simulator") for name, key in simulators.items())
         return loaded.settings, Found(keys, "the simulator")

@@ -23,7 +23,7 @@ from aicore_proxy.gateway.keys import ClientKey, client_key
 from aicore_proxy.gateway.listing import names
 from aicore_proxy.sap.credentials import Found, service_key
 from aicore_proxy.server import listen
-from aicore_proxy.server.configuration import DEFAULT_KEY, Configuration, configuration_of
+from aicore_proxy.server.configuration import DEFAULT_KEY, Configuration, certificate_problems, configuration_of
 from aicore_proxy.server.keyfile import ClientKey as KeptKey
 from aicore_proxy.server.keyfile import KeyFileError, obtain_key
 from aicore_proxy.server.reload import Load, Reloader, Source
@@ -69,7 +69,7 @@ def listening(command: Callable[..., None]) -> Callable[..., None]:
 @listening
 def serve(**options: Any) -> None:
     """Serve the models of your SAP AI Core account."""
-    loaded = loaded_settings(options)
+    loaded = loaded_settings(options, whole=True)
     found = found_credentials(loaded)
     if not found.keys:
         raise click.ClickException(NO_KEY)
@@ -80,7 +80,7 @@ def serve(**options: Any) -> None:
 @listening
 def run(**options: Any) -> None:
     """Serve your account if there is a service key, else a demo on the embedded simulator."""
-    loaded = loaded_settings(options)
+    loaded = loaded_settings(options, whole=True)
     found = found_credentials(loaded)
     if found.keys:
         _serve(loaded, found, options)
@@ -98,6 +98,8 @@ def _serve(loaded: Loaded, found: Found, options: dict[str, Any], demo: Sequence
     made = _made_key(settings)
     try:
         configuration = configuration_of(loaded, found.keys, os.environ, default_key(made), direct=bool(demo))
+        if problems := certificate_problems(loaded):  # before the port opens
+            raise SettingsError(problems)
     except SettingsError as error:
         raise click.ClickException("\n".join(["The settings are not usable:", *error.problems])) from None
     slots = _slots(settings)

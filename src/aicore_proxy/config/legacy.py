@@ -53,6 +53,8 @@ class Read(Struct, frozen=True):
                 return ("subAccounts", self.names[number], *inside) if number < len(self.names) else inside
             case ("keys", int(number), *_):
                 return ("secret_authentication_tokens", number)
+            case ("subaccounts",) if self.names:
+                return ("subAccounts",)
             case (str(name), *rest):
                 return (THEIRS.get(name, name), *rest)
         return ours

@@ -38,17 +38,27 @@ EITHER = {"api_key": "api_key_file", "api_key_file": "api_key"}
 
 class Loaded(Struct, frozen=True):
     """``file``: the configuration file, None: there is none. ``origins``: a setting -> where its value is from, for all
-    that are not defaults. ``files``: everything that was read: a change calls for another look. ``notes``: one log
-    line each."""
+    that are not defaults. ``key_places``: where in the file each subaccount's service key stands. ``files``: everything
+    that was read: a change calls for another look. ``notes``: one log line each."""
 
     settings: Settings
     file: Path | None = None
+    key_places: tuple[str, ...] = ()
     origins: Mapping[str, str] = msgspec.field(default_factory=dict)
     files: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return f"Loaded({self.file}, …)"
+
+
+class LoadError(SettingsError):
+    """``so_far``: what is left without the problems, for those who look for more of them; None: nothing that leads to
+    the service keys."""
+
+    def __init__(self, problems: list[str], so_far: Loaded | None) -> None:
+        super().__init__(problems)
+        self.so_far = so_far
 
 
 def load(
@@ -61,7 +71,7 @@ def load(
 ) -> Loaded:
     """The settings of an environment. ``overrides``: command-line options, None: not given; ``file``: ``--config``.
 
-    Reads files: not for the event loop. Raises SettingsError.
+    Reads files: not for the event loop. Raises SettingsError, a LoadError where the file can be read at all.
     """
     here = cwd or Path.cwd()
     path = found_file(environ, here, home or home_of(environ)) if file is None else path_of(here, str(file))
@@ -113,9 +123,32 @@ class _Loading:
                 self._tell(place, words)
         if self._problems:
             in_order = sorted(self._problems, key=lambda problem: problem[0])
-            raise SettingsError(list(dict.fromkeys(text for _, text in in_order)))
+            raise LoadError(list(dict.fromkeys(text for _, text in in_order)), self._so_far(settings, path))
         self._note_of_public(settings)
-        return Loaded(settings, path, self._origins, tuple(dict.fromkeys(self._files)), tuple(self._notes))
+        files, notes = tuple(dict.fromkeys(self._files)), tuple(self._notes)
+        return Loaded(settings, path, self._key_places(settings), self._origins, files, notes)
+
+    def _key_places(self, settings: Settings) -> tuple[str, ...]:
+        places: list[Place] = [
+            ("subaccounts", number, "service_key_file" if one.service_key_file else "service_key")
+            for number, one in enumerate(settings.subaccounts)
+        ]
+        return tuple(f"{self._where(place)}: {written(self._named(place))}" for place in places)
+
+    def _so_far(self, settings: Settings, path: Path | None) -> Loaded | None:
+        """What was loaded, without the keys and the certificate of which something was told."""
+        if ("subaccounts",) in self._told or ("service_keys",) in self._told:
+            return None
+        fit = tuple(
+            msgspec.structs.replace(one, service_key=None)
+            if any(self._is_told(("subaccounts", number, name)) for name in ("service_key", "service_key_file"))
+            else one
+            for number, one in enumerate(settings.subaccounts)
+        )
+        rest = msgspec.structs.replace(settings, subaccounts=fit)
+        if self._is_told(("tls_certificate",)) or self._is_told(("tls_key",)):
+            rest = msgspec.structs.replace(rest, tls_certificate="")
+        return Loaded(rest, path, self._key_places(settings), self._origins)
 
     def _over(self, values: dict[str, Any], nearer: Mapping[str, tuple[Any, str]]) -> None:
         """Lays what is ``nearer`` over the values, with where it is from."""

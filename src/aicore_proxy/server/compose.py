@@ -7,7 +7,6 @@ import gc
 import os
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from ssl import SSLContext
 from typing import Any
 
@@ -40,7 +39,7 @@ from aicore_proxy.server.families import BACKENDS, DIALECTS, EMBEDDERS
 from aicore_proxy.server.forwarded import trusted_proxies
 from aicore_proxy.server.peers import Alone, Peers
 from aicore_proxy.server.routing import build_router, first_byte_of, share
-from aicore_proxy.server.tls import Certificate
+from aicore_proxy.server.tls import certificate_of
 from aicore_proxy.server.why import Why
 from aicore_proxy.tasks import Supervisor
 from aicore_proxy.telemetry import logs
@@ -351,13 +350,6 @@ def recording_of(configuration: Configuration) -> Rules:
         keep=settings.record_hours * 3600,
         most=settings.record_megabytes * 1024 * 1024,
     )
-
-
-def certificate_of(settings: Settings) -> Certificate | None:
-    """The proxy's own certificate, None where it speaks plain HTTP. Raises CertificateError."""
-    if not settings.tls_certificate:
-        return None
-    return Certificate(Path(settings.tls_certificate), Path(settings.tls_key) if settings.tls_key else None)
 
 
 def thread_refused(envelope: Envelope) -> Fault | None:

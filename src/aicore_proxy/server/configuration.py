@@ -8,13 +8,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Struct
 
-from aicore_proxy.config.load import Loaded
-from aicore_proxy.config.settings import Settings, SettingsError, state_folder
+from aicore_proxy.config.checks import API_KEY_NAME
+from aicore_proxy.config.load import Loaded, LoadError, load
+from aicore_proxy.config.settings import Settings, SettingsError, home_of, state_folder
 from aicore_proxy.gateway.keys import ClientKey, clashes, client_key
 from aicore_proxy.landscape import Naming
 from aicore_proxy.sap.credentials import (
@@ -26,10 +27,11 @@ from aicore_proxy.sap.credentials import (
     service_key,
 )
 from aicore_proxy.sap.scope import Scope
+from aicore_proxy.server.tls import CertificateError, certificate_of
 
 log = logging.getLogger("aicore_proxy.configuration")
 
-DEFAULT_KEY = "default"
+DEFAULT_KEY = API_KEY_NAME
 FIXED = (
     *("host", "port", "workers", "tls_certificate", "tls_key", "head_timeout", "head_limit", "idle_timeout"),
     *("stuck_timeout", "pool_idle", "cors_origins", "openapi", "simulator_port", "drain_delay"),
@@ -87,22 +89,54 @@ def find_credentials(loaded: Loaded, environ: Mapping[str, str], home: Path) -> 
     keys: list[ServiceKey] = []
     problems: list[str] = []
     group = environ.get("AICORE_RESOURCE_GROUP", "").strip()
-    for number, one in enumerate(settings.subaccounts):
+    for one, place in zip(settings.subaccounts, loaded.key_places, strict=True):
+        if one.service_key is None:
+            continue  # of which it was told already
         try:
-            keys.append(service_key(one.service_key or {}, one.name, f"subaccounts[{number}] ({one.name})", group))
+            key = service_key(one.service_key, one.name, place, group)
         except CredentialsError as error:
             problems += error.problems
-    identities = [(key.client_id, key.api_url) for key in keys]
-    problems += [
-        f"subaccounts: {key.name} and {keys[identities.index(identities[number])].name} have the same service key."
-        for number, key in enumerate(keys)
-        if identities.index(identities[number]) != number
-    ]
+            continue
+        twin = next((k for k in keys if (k.client_id, k.api_url) == (key.client_id, key.api_url)), None)
+        if twin is not None:
+            problems.append(f"{place}: it is the service key of {twin.name} too")
+        keys.append(key)
     if problems:
         raise CredentialsError(problems)
     source = str(loaded.file) if loaded.file is not None else "the settings"
     notes = [f"{source} names subaccounts: {other} is ignored" for other in other_sources(environ, home)]
     return Found(tuple(keys), source, tuple(notes))
+
+
+def load_telling_all(
+    environ: Mapping[str, str], overrides: Mapping[str, Any] | None = None, *, file: Path | None = None
+) -> Loaded:
+    """As ``load``; but where it raises SettingsError, that also tells what is wrong with the service keys and with the
+    proxy's own certificate, so that nobody mends a file twice."""
+    try:
+        return load(environ, overrides, file=file)
+    except LoadError as error:
+        more = [] if error.so_far is None else _more_problems(error.so_far, environ)
+        raise SettingsError([*error.problems, *more]) from None
+
+
+def certificate_problems(loaded: Loaded) -> list[str]:
+    """What is wrong with the proxy's own certificate, with where it is named. Reads files."""
+    try:
+        certificate_of(loaded.settings)
+    except CertificateError as error:
+        origin = loaded.origins.get("tls_certificate")
+        return [f"{f'{origin}: ' if origin else ''}tls_certificate: {error}"]
+    return []
+
+
+def _more_problems(loaded: Loaded, environ: Mapping[str, str]) -> list[str]:
+    problems = certificate_problems(loaded)
+    try:
+        find_credentials(loaded, environ, home_of(environ))
+    except CredentialsError as error:
+        problems += error.problems
+    return problems
 
 
 def scopes_of(settings: Settings, keys: tuple[ServiceKey, ...]) -> dict[str, Scope]:

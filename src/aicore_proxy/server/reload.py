@@ -13,12 +13,18 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from aicore_proxy.config.load import load
 from aicore_proxy.config.settings import Settings, SettingsError, home_of, state_folder
 from aicore_proxy.gateway.keys import ClientKey, client_key
 from aicore_proxy.sap.credentials import CredentialsError, Found
 from aicore_proxy.sap.token import client_tls
-from aicore_proxy.server.configuration import DEFAULT_KEY, Configuration, changes, configuration_of, find_credentials
+from aicore_proxy.server.configuration import (
+    DEFAULT_KEY,
+    Configuration,
+    changes,
+    configuration_of,
+    find_credentials,
+    load_telling_all,
+)
 from aicore_proxy.server.keyfile import KeyFileError, obtain_key
 from aicore_proxy.server.tls import CertificateError
 from aicore_proxy.telemetry import logs
@@ -58,7 +64,7 @@ class Source:
 
     def load(self) -> tuple[Configuration, tuple[Path, ...]]:
         """Reads everything: a Load. Every problem of a stage is raised at once."""
-        loaded = load(self._environ, self._overrides, file=self._file)
+        loaded = load_telling_all(self._environ, self._overrides, file=self._file)
         found = self._simulated or find_credentials(loaded, self._environ, home_of(self._environ))
         if not found.keys:
             raise CredentialsError(["No SAP AI Core service key is found any more."])

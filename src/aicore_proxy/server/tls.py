@@ -8,6 +8,8 @@ import ssl
 from hashlib import sha256
 from pathlib import Path
 
+from aicore_proxy.config.settings import Settings
+
 log = logging.getLogger("aicore_proxy.edge")
 
 INTERVAL = 5.0
@@ -74,14 +76,21 @@ class Certificate:
             context.load_cert_chain(self._certificate, key, password=_no_password)
         except (ssl.SSLError, ValueError) as error:
             why = getattr(error, "reason", None) or str(error)
-            words = f"{self._certificate} and {key} are no certificate with its key in PEM ({why})."
-            raise CertificateError(words) from None
+            both = f"{self._certificate} and {key} are no" if key != self._certificate else f"{key} is no"
+            raise CertificateError(f"{both} certificate with its key in PEM ({why}).") from None
         except OSError as error:
             raise CertificateError(f"{self._certificate} and {key} cannot be read: {error.strerror}.") from None
         return context, held
 
     def _turn(self, connection: ssl.SSLObject | ssl.SSLSocket, name: str | None, context: ssl.SSLContext) -> None:
         connection.context = self._newest
+
+
+def certificate_of(settings: Settings) -> Certificate | None:
+    """The proxy's own certificate, None where it speaks plain HTTP. Raises CertificateError."""
+    if not settings.tls_certificate:
+        return None
+    return Certificate(Path(settings.tls_certificate), Path(settings.tls_key) if settings.tls_key else None)
 
 
 def _read(path: Path) -> bytes:

@@ -14,11 +14,11 @@ from aicore_proxy.cli.accounts import Account, accounts
 from aicore_proxy.cli.doctor import advice, machine
 from aicore_proxy.cli.doctor.account import Looking, examine
 from aicore_proxy.cli.doctor.finding import Finding, Section
-from aicore_proxy.config.load import Loaded, load
+from aicore_proxy.config.load import Loaded, LoadError, load
 from aicore_proxy.config.settings import Settings, SettingsError, home_of, state_folder
 from aicore_proxy.landscape import Deployment, Naming, admitted, catalog_of
 from aicore_proxy.sap.credentials import CredentialsError, Found, ServiceKey, service_key
-from aicore_proxy.sap.scope import Scope
+from aicore_proxy.sap.scope import Pin, Scope, chosen
 from aicore_proxy.sap.token import client_tls
 from aicore_proxy.server.configuration import find_credentials, scopes_of
 from aicore_proxy.upstream import Proxies
@@ -54,10 +54,10 @@ class Prepared(Struct, frozen=True):
 
 def at_home(section: Section, wanted: Wanted) -> Prepared | None:
     """Looks at this machine. Blocks. None where nothing beyond it can be looked at."""
-    loaded = _load(section, wanted)
-    settings = loaded.settings if loaded is not None else Settings()
-    found = _credentials(section, loaded or Loaded(settings), wanted)
-    if loaded is not None and wanted.simulated is None:
+    loaded, good = _load(section, wanted)
+    settings = loaded.settings
+    found = _credentials(section, loaded, wanted)
+    if good and wanted.simulated is None:
         state = state_folder(os.environ)
         machine.look_at_keys(section, settings, state)
         machine.look_at_state(section, state, needed=not settings.keys and not settings.api_key)
@@ -81,19 +81,20 @@ def at_home(section: Section, wanted: Wanted) -> Prepared | None:
     return Prepared(settings, tuple(keys), scopes, found.source, direct, tls, shown)
 
 
-def _load(section: Section, wanted: Wanted) -> Loaded | None:
+def _load(section: Section, wanted: Wanted) -> tuple[Loaded, bool]:
+    """The settings, and whether they are good: of a file with mistakes what is left without them."""
     try:
         loaded = load(os.environ, {}, file=wanted.file)
     except SettingsError as error:
         for problem in error.problems:
             steps = ("aicore-proxy config check tells all about the file; docs/configuration.md has every setting.",)
             section.fail("settings", "Settings", problem.rstrip("."), steps)
-        return None
+        return (error.so_far if isinstance(error, LoadError) else None) or Loaded(Settings()), False
     where = str(loaded.file) if loaded.file is not None else "defaults and variables, no configuration file"
     section.ok("settings", "Settings", where, file=str(loaded.file) if loaded.file is not None else None)
     for note in loaded.notes:
         section.warn("settings", "Settings", note.rstrip("."))
-    return loaded
+    return loaded, True
 
 
 def _credentials(section: Section, loaded: Loaded, wanted: Wanted) -> Found | None:
@@ -107,6 +108,8 @@ def _credentials(section: Section, loaded: Loaded, wanted: Wanted) -> Found | No
         for problem in error.problems:
             section.fail("service_keys", "Service keys", problem.rstrip("."), advice.unusable_key(problem))
         return None
+    if not found.keys and loaded.settings.subaccounts:
+        return None  # what is wrong with all of them was told with the settings
     if not found.keys:
         section.fail("service_keys", "Service keys", "none found", advice.no_key())
     else:
@@ -170,7 +173,14 @@ async def abroad(
 def tell_names(section: Section, settings: Settings, served: Sequence[Deployment]) -> None:
     """Aliases and patterns of the configuration that lead to nothing over all subaccounts."""
     naming = Naming(settings.aliases, settings.models.include, settings.models.exclude)
-    catalog = catalog_of(served, naming=naming)
+    pins = [
+        Pin(name, deployment)
+        for one in settings.subaccounts
+        for name, ids in one.deployments.items()
+        for deployment in served
+        if deployment.subaccount == one.name and deployment.id in ids
+    ]
+    catalog = catalog_of(served, naming=naming, pinned=chosen(pins)[0])
     lists = "aicore-proxy models lists what runs."
     for alias, target in catalog.unserved_aliases().items():
         near = catalog.near(target)
@@ -183,8 +193,10 @@ def tell_names(section: Section, settings: Settings, served: Sequence[Deployment
         for pattern in patterns:
             if not any(admitted((deployment.model,), (pattern,), ()) for deployment in served):
                 section.warn("patterns", "Patterns", f"models.{kind}: '{pattern}' meets no model that runs", (lists,))
+    # A key may be for an alias or a pinned name, without the model behind it
+    named = {*catalog.by_name, *catalog.pinned, *settings.aliases}
     for key in settings.keys:
         for pattern in key.models:
-            if not any(admitted((deployment.model,), (pattern,), ()) for deployment in served):
+            if not admitted(named, (pattern,), ()):
                 words = f"the key {key.name} may use '{pattern}', which meets no model that runs"
                 section.warn("key_models", "Client keys", words, (lists,), key=key.name, pattern=pattern)
