@@ -242,6 +242,28 @@ def test_undo_does_not_throw_away_what_somebody_changed_since(person: Person) ->
     assert path.read_text() == "dark-mode: true\n"
 
 
+def test_two_tools_that_share_a_file_are_undone_one_by_one(person: Person) -> None:
+    path = person.file("openai")
+    assert path == person.file("anthropic")
+    path.write_text("MINE=1\n")
+    assert person.connect("openai", "--write").returncode == 0
+    first = path.read_text()
+    assert person.connect("anthropic", "--write").returncode == 0
+    both = path.read_text()
+
+    refused = person.connect("openai", "--undo")
+    assert refused.returncode == 1
+    assert "undo that first (aicore-proxy connect anthropic --undo)" in refused.stderr
+    assert path.read_text() == both
+    assert person.connect("anthropic", "--undo").returncode == 0
+    assert path.read_text() == first
+    assert "There is nothing to undo" in person.connect("anthropic", "--undo").stderr
+    assert person.connect("anthropic", "--write").returncode == 0
+    assert person.connect("openai", "--undo", "--force").returncode == 0
+    assert path.read_text() == "MINE=1\n"
+    assert [*(person.home / "state" / "aicore-proxy" / "connect").iterdir()] == []
+
+
 def test_undo_after_a_crash_or_a_hand_has_put_the_file_back(person: Person) -> None:
     path = person.file("aider")
     path.write_text("pretty: false\n")

@@ -22,11 +22,12 @@ class FileError(Exception):
 
 class Write(Struct, frozen=True):
     """One write. ``backup``: the name of the file with what was there before, "": there was none; ``mode``: its own.
-    ``written``: SHA-256 of what was written."""
+    ``written``: SHA-256 of what was written; ``tool``: for whom, since several may share a file."""
 
     backup: str
     mode: int
     written: str
+    tool: str = ""
 
 
 class Written(Struct, frozen=True):
@@ -43,8 +44,8 @@ class Backups:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def write(self, path: Path, content: bytes) -> Written:
-        """Puts ``content`` into the file, readable by its owner alone. Raises FileError."""
+    def write(self, path: Path, content: bytes, tool: str) -> Written:
+        """Puts ``content`` into the file for a tool, readable by its owner alone. Raises FileError."""
         path = real(path)
         with _told(path):
             before = read(path)
@@ -55,26 +56,33 @@ class Backups:
                 if stat.S_IMODE(path.stat().st_mode) & 0o077:
                     path.chmod(PRIVATE)
                 return Written(path, backup, changed=False)
-            if top is not None and before is not None and _digest(before) == top.written:
+            ours = top is not None and before is not None and _digest(before) == top.written
+            if top is not None and ours and top.tool == tool:
                 # Nobody but us has touched it: what was there before the first write is what counts
                 writes[-1] = msgspec.structs.replace(top, written=_digest(content))
             else:
                 backup = self._kept(path, before)
                 mode = stat.S_IMODE(path.stat().st_mode) if before is not None else 0
-                writes.append(Write(backup.name if backup else "", mode, _digest(content)))
+                writes.append(Write(backup.name if backup else "", mode, _digest(content), tool))
             self._note(path, writes)
             path.parent.mkdir(parents=True, exist_ok=True)
             _replace(path, content, PRIVATE)
             return Written(path, backup, changed=True)
 
-    def undo(self, path: Path, *, force: bool) -> str:
-        """Puts back what was there before the last write: a sentence that says so. Raises FileError, also where the
-        file was changed since, unless ``force``."""
+    def undo(self, path: Path, tool: str, *, force: bool) -> str:
+        """Puts back what was there before the last write for a tool: a sentence that says so. Raises FileError, also
+        where the file was changed or written for another tool since, unless ``force``."""
         path = real(path)
         with _told(path):
             writes = self._writes(path)
-            if not writes:
+            if all(write.tool not in ("", tool) for write in writes):
                 raise FileError(f"There is nothing to undo: {path} was not written by this command.")
+            if (other := writes[-1].tool) not in ("", tool) and not force:
+                words = f"{path} was written for {other} since: undo that first (aicore-proxy connect {other} --undo)"
+                raise FileError(f"{words}, or take both back with --force.")
+            later: list[Write] = []
+            while writes[-1].tool not in ("", tool):
+                later.append(writes.pop())
             last = writes.pop()
             original = read(self._folder / last.backup) if last.backup else None
             if last.backup and original is None:
@@ -91,8 +99,9 @@ class Backups:
                 _replace(path, original, last.mode)
                 words = f"{path} is as it was before."
             self._note(path, writes)
-            if last.backup:
-                (self._folder / last.backup).unlink(missing_ok=True)
+            for write in (*later, last):
+                if write.backup:
+                    (self._folder / write.backup).unlink(missing_ok=True)
             return words
 
     def _kept(self, path: Path, content: bytes | None) -> Path | None:

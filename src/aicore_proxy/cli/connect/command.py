@@ -72,7 +72,7 @@ def connect(
     wish = Wish(write, force, show_key, test, file)
     try:
         if undo:
-            _say(_backups().undo(_file(entry, wish), force=force))
+            _say(_backups().undo(_file(entry, wish), tool, force=force))
             return
         connection = connection_of(url, key, config)
         choice = choice_of(models_of(connection), model, small_model)
@@ -123,7 +123,7 @@ def _write(tool: Tool, plan: Plan, wish: Wish) -> None:
         gone = [".".join(edit.path) for edit in edits if not edit.value and _stands(form.read(text), edit)]
     except FormatError as error:
         raise FileError(f"{path} {error}. It stays as it is.") from None
-    done = _backups().write(path, merged.encode())
+    done = _backups().write(path, merged.encode(), tool.name)
     if not done.changed:
         _say(f"{tool.title}: {done.path} holds these settings already.")
         return
