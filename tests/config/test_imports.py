@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from aicore_proxy.config.document import read_document
 from aicore_proxy.config.imports import Imported, imported
 from aicore_proxy.config.load import load
 from aicore_proxy.config.settings import Settings, SettingsError
+from aicore_proxy.server.configuration import client_keys
 
 LITELLM = """
 model_list:
@@ -104,6 +106,30 @@ def test_litellm_with_all_models_and_sap_s_own_credentials(tmp_path: Path) -> No
     assert (settings.models.include, settings.aliases, settings.subaccounts) == ((), {}, ())
     assert any("AICORE_SERVICE_KEY" in remark for remark in result.remarks)
     assert any("master_key" in remark for remark in result.remarks)
+
+
+def test_litellm_s_default_credentials_stay_beside_others(tmp_path: Path) -> None:
+    text = """
+model_list:
+  - {model_name: a, litellm_params: {model: sap/gpt-5}}
+  - {model_name: b, litellm_params: {model: sap/gpt-4o, api_key: os.environ/EU_KEY}}
+"""
+    result, settings = made(tmp_path, text, EU_KEY='{"clientid": "eu"}', AICORE_SERVICE_KEY='{"clientid": "default"}')
+    assert [one.service_key for one in settings.subaccounts] == [{"clientid": "eu"}, {"clientid": "default"}]
+    assert any("without an api_key of their own are those of sap-2" in remark for remark in result.remarks)
+
+
+def test_short_keys_are_taken_and_told(tmp_path: Path) -> None:
+    """``sk-1234`` is the key of LiteLLM's own examples."""
+    text = "model_list: [{model_name: a, litellm_params: {model: sap/gpt-5}}]\ngeneral_settings: {master_key: sk-1234}"
+    result, settings = made(tmp_path, text)
+    assert client_keys(settings)[0].digest == hashlib.sha256(b"sk-1234").digest()
+    assert any("master_key is so short" in remark for remark in result.remarks)
+
+    result, settings = made(tmp_path, ROUTER.replace("my-api-key-1", "key-one, key-one"))
+    hashed, plain = settings.keys
+    assert (hashed.hash.removeprefix("sha256:"), plain.key) == (hashlib.sha256(b"key-one").hexdigest(), "admin-key")
+    assert any("api_keys[0] is so short" in remark for remark in result.remarks)
 
 
 def test_aicore_router(tmp_path: Path) -> None:

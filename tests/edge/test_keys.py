@@ -54,6 +54,8 @@ def request(*fields: tuple[str, str], query: str = "", address: str = "192.0.2.1
         request(query="key=%72ight"),
         request(("x-api-key", "right"), ("authorization", "Bearer right"), query="key=right"),
         request(("authorization", "Basic dTpw"), ("x-api-key", "right")),
+        request(("authorization", "right")),
+        request(("authorization", "none"), ("x-api-key", "right")),
         request(("authorization", "Bearer "), ("x-api-key", "right")),
     ],
 )
@@ -79,8 +81,8 @@ def test_a_right_key_is_found_in_every_usual_place(asked: ClientRequest) -> None
         request(("x-api-key", "right"), ("api-key", "wrong")),
         request(("x-api-key", "right"), ("x-api-key", "wrong")),
         request(("x-api-key", "right"), query="key=wrong"),
-        request(("authorization", "right")),
         request(("authorization", "Basic right")),
+        request(("authorization", "Bearer")),
         request(("proxy-authorization", "Bearer right")),
         request(("cookie", "key=right; x-api-key=right")),
         request(("user-agent", "right")),

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from aicore_proxy.config.document import shown
+from aicore_proxy.config.legacy import STRONG, key_entry
 from aicore_proxy.config.render import escaped
 from aicore_proxy.landscape import aliases_of, spellings
 
@@ -80,10 +81,16 @@ def _keys(value: Mapping[str, Any], remarks: list[str]) -> list[dict[str, Any]]:
     keys = []
     limits = isinstance(value.get("quotas"), Mapping)
     given = value.get("api_keys")
+    seen: set[str] = set()  # the same twice is one key there
     for number, one in enumerate(given if isinstance(given, list) else [], 1):
-        key = one.get("key") if isinstance(one, Mapping) else one
         limits = limits or (isinstance(one, Mapping) and len(one) > 1)
-        keys.append({"name": f"key-{number}", "key": escaped(str(key or ""))})
+        token = str((one.get("key") if isinstance(one, Mapping) else one) or "").strip()
+        if not token or token in seen:
+            continue
+        seen.add(token)
+        keys.append(escaped(key_entry(f"key-{number}", token)))
+        if len(token) < STRONG:
+            remarks.append(f"api_keys[{number - 1}] is so short that it can be guessed; it is taken by its hash.")
     if limits:
         remarks.append("quotas and the limits of keys are left out: this version has none.")
     return keys

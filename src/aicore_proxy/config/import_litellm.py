@@ -9,6 +9,7 @@ from typing import Any
 
 from aicore_proxy.config.document import shown
 from aicore_proxy.config.import_aicore_router import leads_there
+from aicore_proxy.config.legacy import STRONG, key_entry
 from aicore_proxy.config.render import escaped
 
 PORT = 4000
@@ -35,6 +36,8 @@ class _Import:
         self.served: dict[str, None] = {}
         self.everything = False
         self.subaccounts: list[dict[str, Any]] = []
+        self.elsewhere = False
+        """Whether a model's credentials stand where SAP's own SDKs look."""
 
     def model(self, number: int, entry: Any) -> None:
         place = f"model_list[{number}]"
@@ -70,7 +73,8 @@ class _Import:
         """A service key of its own: a variable's, or written out."""
         given = str(params.get("api_key") or "")
         if not given or given == f"{VARIABLE}{SERVICE_KEY}":
-            return  # where SAP's own SDKs look, we look too
+            self.elsewhere = True  # where SAP's own SDKs look, we look too
+            return
         self.subaccount(_reference(given) if given.startswith(VARIABLE) else given, params.get("resource_group"))
 
     def subaccount(self, key: Any, group: Any) -> None:
@@ -120,12 +124,19 @@ def of_litellm(value: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
         0, f"port {PORT}, where LiteLLM listens, but on this machine only: 'host: 0.0.0.0' lets others in."
     )
     if run.subaccounts:
+        if run.elsewhere and not _given(value):
+            # Subaccounts of a file are all there are
+            run.subaccount(f"${{{SERVICE_KEY}}}", None)
+            run.remarks.append(
+                f"models without an api_key of their own are those of {run.subaccounts[-1]['name']}: its service key "
+                f"is expected in the variable {SERVICE_KEY}; another place is service_key_file."
+            )
         settings["subaccounts"] = run.subaccounts
     else:
         run.remarks.append("credentials come from where SAP's SDKs look: AICORE_SERVICE_KEY and the like.")
     general = _section(value, "general_settings")
     if key := general.get("master_key"):
-        settings["keys"] = [{"name": "master", "key": _reference(str(key))}]
+        settings["keys"] = [_master(str(key), run)]
     elif "LITELLM_MASTER_KEY" not in general:
         run.remarks.append("without master_key LiteLLM lets everybody in: this proxy makes a key at its first start.")
     router = _section(value, "router_settings")
@@ -148,12 +159,27 @@ def of_litellm(value: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     return settings, run.remarks
 
 
+def _master(key: str, run: _Import) -> dict[str, str]:
+    if key.startswith(VARIABLE):
+        return {"name": "master", "key": _reference(key)}
+    if len(key) < STRONG:
+        run.remarks.append("master_key is so short that it can be guessed; it is taken by its hash.")
+    entry: dict[str, str] = escaped(key_entry("master", key))
+    return entry
+
+
 def _group_aliases(given: Any, run: _Import) -> None:
     for alias, target in given.items() if isinstance(given, Mapping) else ():
         wanted = str(target.get("model") if isinstance(target, Mapping) else target)
         model = run.aliases.get(wanted, wanted)
         if not leads_there(str(alias), model):
             run.aliases.setdefault(str(alias), model)
+
+
+def _given(value: Mapping[str, Any]) -> bool:
+    """Whether the file itself has SAP's own variables."""
+    variables = _section(value, "environment_variables")
+    return bool(variables.get(SERVICE_KEY) or variables.get("AICORE_CLIENT_ID"))
 
 
 def _section(value: Mapping[str, Any], name: str) -> Mapping[str, Any]:

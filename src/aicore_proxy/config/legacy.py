@@ -113,19 +113,19 @@ def _keys(tokens: Any, notes: list[str]) -> Any:
     for number, token in enumerate(dict.fromkeys(token.strip() for token in tokens if isinstance(token, str)), 1):
         if not token:
             continue
-        if len(token) >= STRONG and re.fullmatch("[!-~]+", token) and not token.lower().startswith("sha256:"):
-            keys.append({"name": f"token-{number}", "key": token})
-            continue
-        keys.append(
-            {
-                "name": f"token-{number}",
-                "hash": f"sha256:{hashlib.sha256(token.encode('utf-8', 'surrogatepass')).hexdigest()}",
-            }
-        )
+        keys.append(key_entry(f"token-{number}", token))
         if len(token) < STRONG:
             notes.append(f"secret_authentication_tokens[{number - 1}] is so short that it can be guessed")
     others = [token for token in tokens if not isinstance(token, str)]
     return keys + [{"name": f"token-{len(tokens) + number}", "key": [other]} for number, other in enumerate(others, 1)]
+
+
+def key_entry(name: str, token: str) -> dict[str, str]:
+    """Another proxy's token as one of ``keys``. What would be refused as a key of ours goes in by its hash."""
+    if len(token) >= STRONG and re.fullmatch("[!-~]+", token) and not token.lower().startswith("sha256:"):
+        return {"name": name, "key": token}
+    digest = hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
+    return {"name": name, "hash": f"sha256:{digest}"}
 
 
 def _subaccount(name: str, one: Any, notes: list[str], folders: tuple[Path, Path]) -> Any:

@@ -201,6 +201,9 @@ def presented(request: ClientRequest) -> list[str]:
         for name, value in parse_qsl(request.query.decode("latin-1"), max_num_fields=None):
             if name == "key" and value:
                 found[value] = None
+    if not found:  # the older proxies took a bare one
+        bare = [value.strip() for value in request.all("authorization")]
+        found |= dict.fromkeys(value for value in bare if value and " " not in value and value.lower() != "bearer")
     return list(found)
 
 
