@@ -1,4 +1,5 @@
-"""An HTTP proxy between ours and the simulator, in threads: it forwards, or it fails in one of its ways."""
+"""What stands between the proxy and the simulator, in threads: an HTTP proxy that forwards or fails in one of its ways,
+and a NAT that forgets."""
 
 from __future__ import annotations
 
@@ -59,10 +60,45 @@ class Tunnel(socketserver.StreamRequestHandler):
             self.server.open -= ends
 
 
-def pump(source: socket.socket, sink: socket.socket) -> None:
+class Nat(socketserver.ThreadingTCPServer):
+    """Forwards to a port of this machine. ``forget``: of the connections that are open, nothing comes through any more,
+    and nobody is told."""
+
+    daemon_threads = True
+
+    def __init__(self, target: int) -> None:
+        super().__init__(("127.0.0.1", 0), Forwarded)
+        self.target = target
+        self.remembered = threading.Event()
+        self.remembered.set()
+
+    @property
+    def port(self) -> int:
+        return int(self.server_address[1])
+
+    def forget(self) -> None:
+        self.remembered.clear()
+        self.remembered = threading.Event()
+        self.remembered.set()
+
+
+class Forwarded(socketserver.BaseRequestHandler):
+    server: Nat
+
+    def handle(self) -> None:
+        remembered = self.server.remembered
+        with socket.create_connection(("127.0.0.1", self.server.target)) as target:
+            back = threading.Thread(target=pump, args=(target, self.request, remembered))
+            back.start()
+            pump(self.request, target, remembered)
+            back.join()
+
+
+def pump(source: socket.socket, sink: socket.socket, remembered: threading.Event | None = None) -> None:
     with contextlib.suppress(OSError):
         while data := source.recv(65536):
-            sink.sendall(data)
+            if remembered is None or remembered.is_set():
+                sink.sendall(data)
     with contextlib.suppress(OSError):
         sink.shutdown(socket.SHUT_RDWR)
 
@@ -78,4 +114,16 @@ def forwarding(port: int = 0) -> Iterator[Forwarder]:
         finally:
             forwarder.cut()
             forwarder.shutdown()
+            serving.join()
+
+
+@contextmanager
+def natted(target: int) -> Iterator[Nat]:
+    with Nat(target) as nat:
+        serving = threading.Thread(target=nat.serve_forever, args=(0.02,))
+        serving.start()
+        try:
+            yield nat
+        finally:
+            nat.shutdown()
             serving.join()

@@ -13,12 +13,15 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import psutil
 import pytest
 from tests.end_to_end.asking import PATHS, PROTOCOLS, body, error_of
-from tests.reliability.conftest import SUBACCOUNTS, running_house, until
+from tests.end_to_end.conftest import Simulator, running_proxy, running_simulator
+from tests.reliability.conftest import MODELS, SUBACCOUNTS, House, running_house, until
+from tests.reliability.forwarder import natted
 from tests.telemetry.reading import look
 
 pytestmark = pytest.mark.timed
@@ -134,3 +137,40 @@ def test_p07_spent_descriptors_make_no_busy_loop_and_come_back(tmp_path: Path) -
         with httpx2.Client(base_url=house.proxy.url, headers=house.proxy.http.headers, trust_env=False) as fresh:
             asked = body("chat", "gpt-5", "Hello!")
             until(lambda: fresh.post(PATHS["chat"], json=asked).status_code == 200, 2)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the clock that is moved is Linux's")
+def test_p09_after_an_hour_s_sleep_no_connection_is_used_that_was_forgotten_meanwhile(tmp_path: Path) -> None:
+    landscape = {"subaccounts": [{"name": name, "models": MODELS} for name in SUBACCOUNTS]}
+    with (
+        running_simulator(tmp_path, "--fast", landscape=landscape) as plain,
+        natted(int(plain.url.rpartition(":")[2])) as nat,
+    ):
+        simulator = Behind(plain.url, plain.process, nat.port)
+        command = [sys.executable, "-m", "tests.chaos.broken", "sleep", "serve"]
+        with running_proxy(tmp_path, simulator, command=command, log_level="error", first_byte_timeout="5") as proxy:
+            house = House(simulator, proxy)
+            with ThreadPoolExecutor(8) as pool:
+                assert set(pool.map(lambda _: house.ask().status_code, range(40))) == {200}
+
+            nat.forget()
+            os.kill(proxy.process.pid, signal.SIGUSR1)
+            time.sleep(0.3)
+            with ThreadPoolExecutor(8) as pool:
+                answers = list(pool.map(lambda n: house.ask(stream=n % 2 == 0), range(40)))
+            assert Counter(answer.status_code for answer in answers) == {200: 40}
+            assert {answer.headers["x-aicore-proxy-attempts"] for answer in answers} == {"1"}
+
+
+class Behind(Simulator):
+    """A simulator whose deployments are reached by another port; tokens are had as ever."""
+
+    def __init__(self, url: str, process: Any, port: int) -> None:
+        super().__init__(url, process)
+        self._place = f"http://127.0.0.1:{port}"
+
+    def service_keys(self) -> dict[str, Any]:
+        keys = super().service_keys()
+        for key in keys.values():
+            key["serviceurls"]["AI_API_URL"] = key["serviceurls"]["AI_API_URL"].replace(self.url, self._place)
+        return keys

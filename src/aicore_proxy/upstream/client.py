@@ -8,6 +8,7 @@ import re
 import ssl
 from contextvars import Context
 
+from aicore_proxy.clock import elapsed
 from aicore_proxy.upstream.connection import Answer, Connection
 from aicore_proxy.upstream.dialing import Dialer, Way, words
 from aicore_proxy.upstream.routes import Proxies, Target, authorization, target_of, tls_context
@@ -139,7 +140,7 @@ class PooledUpstream:
         idle = self._idle.get(way)
         while idle:
             connection, _ = idle.popitem()
-            if connection.usable and connection.loop.time() - connection.idle_since < self._keepalive:
+            if connection.usable and elapsed() - connection.idle_since < self._keepalive:
                 return connection
             connection.abort()
         return None
@@ -148,7 +149,7 @@ class PooledUpstream:
         if self._closed or (way := self._ways.get(connection)) is None:
             connection.abort()
             return
-        connection.idle_since = connection.loop.time()
+        connection.idle_since = elapsed()  # after a sleep the other end has forgotten it, or a NAT in between
         if (idle := self._idle.get(way)) is None:
             idle = self._idle[way] = {}
         idle[connection] = None
@@ -165,7 +166,7 @@ class PooledUpstream:
         """Ends what nobody used for so long."""
         self._sweeper = None
         loop = asyncio.get_running_loop()
-        now = loop.time()
+        now = elapsed()
         for idle in self._idle.values():
             for connection in idle:
                 if now - connection.idle_since < self._keepalive:

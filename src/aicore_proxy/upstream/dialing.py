@@ -94,7 +94,7 @@ class Dialer:
         if 200 <= answer.status < 300 and connection.usable:
             return
         if answer.begun:
-            words = f"The proxy refused the way to {way.place} with status {answer.status}."
+            words = f"The proxy {proxy.host}:{proxy.port} refused the way to {way.place} with status {answer.status}."
         else:
             words = f"The proxy {proxy.host}:{proxy.port} broke the connection off on the way to {way.place}."
         raise UpstreamError(Phase.PROXY, words)
