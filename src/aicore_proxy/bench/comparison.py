@@ -39,12 +39,13 @@ class Sample(Struct, frozen=True):
 
 class Clean(Struct, frozen=True):
     """How many streams a subject held, at most; the first number that it did not hold, and what went wrong; what new
-    clients waited meanwhile, at most."""
+    clients waited meanwhile, at most, and what beside as many streams as the target has."""
 
     held: int
     broke: int | None = None
     why: str = ""
     newcomer: float = 0.0
+    at_target: float | None = None
     core: float = 0.0
 
 
@@ -217,7 +218,10 @@ class Comparison:
             clean = [found for found in tries if not found.why]
             if len(clean) * 2 <= len(tries):
                 return msgspec.structs.replace(best, broke=step, why=next(found.why for found in tries if found.why))
+            at_target = best.at_target
             best = max(clean, key=lambda found: found.newcomer)
+            at_target = best.newcomer if step == scenarios.CLEAN_TARGET else at_target
+            best = msgspec.structs.replace(best, at_target=at_target)
         return best
 
     def _held(self, peer: Peer, ladder: Ladder, streams: int) -> Clean:

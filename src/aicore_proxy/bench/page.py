@@ -10,6 +10,7 @@ from aicore_proxy.bench.scenarios import (
     BREAKERS,
     CLEAN_RATE,
     CLEAN_SECONDS,
+    CLEAN_TARGET,
     DIRECT,
     LADDERS,
     LITELLM,
@@ -123,7 +124,16 @@ def _targets(results: Results) -> Iterator[str]:
     if (clean := results.clean.get("this proxy, relayed")) is not None:
         of = results.clean.get("nginx")
         rows.append(
-            (f"clean streams of {CLEAN_RATE} events/s", "500", str(clean.held), f"nginx {of.held}" if of else "–")
+            (
+                f"clean streams of {CLEAN_RATE} events/s",
+                str(CLEAN_TARGET),
+                str(clean.held),
+                f"nginx {of.held}" if of else "–",
+            )
+        )
+        waits = [number(each.at_target, 1e3) if each and each.at_target is not None else "–" for each in (clean, of)]
+        rows.append(
+            (f"a new client beside {CLEAN_TARGET} of them waits, ms", "no delay", waits[0], f"nginx {waits[1]}")
         )
     for upstream, target in (("plain", "30"), ("tls", "70")):
         if (silent := results.silent.get(upstream)) is not None:

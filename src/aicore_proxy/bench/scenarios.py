@@ -130,6 +130,7 @@ class Ladder(Struct, frozen=True):
     upstream: str = "plain"
 
 
+CLEAN_TARGET = 500
 STEPS = (100, 250, 400, 500, 600, 750, 1000)
 LADDERS = (
     Ladder("direct", DIRECT, STEPS),
