@@ -2,6 +2,7 @@
 # make lint  formatter, linter, types, imports          make lock  renew requirements.lock (needs uv)
 # make test-rows  every row of docs/reliability.md, the long ones too
 # make test-chaos   minutes of faults of every kind (CHAOS_SECONDS, CHAOS_SEED)
+# make mutate mutation testing of protocol and routing (under an hour, resumable; ARGS="routing --again")
 # make bench compare with nginx and LiteLLM, write docs/benchmarks.md (half an hour; ARGS=--quick: a few minutes)
 PYTHON ?= $(shell for v in 3.13 3.14 3.12 3.15 3.11; do python$$v -c '' 2>/dev/null && { echo python$$v; exit; }; done; echo python3)
 VENV ?= .venv
@@ -9,7 +10,7 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check --quiet install
 ARGS ?=
 
-.PHONY: run test test-rows test-chaos lint bench format lock clean
+.PHONY: run test test-rows test-chaos mutate lint bench format lock clean
 .DEFAULT_GOAL := run
 
 # The marker in the lock file parts what serves from what tests.
@@ -39,6 +40,9 @@ test-rows: $(VENV)/.tested
 test-chaos: $(VENV)/.tested
 	@CHAOS_SECONDS=$${CHAOS_SECONDS:-120} $(BIN)/python -m pytest -q -s tests/chaos $(ARGS)
 
+mutate: $(VENV)/.tested
+	@$(BIN)/python scripts/mutate.py $(ARGS)
+
 lint: $(VENV)/.tested
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -56,4 +60,4 @@ lock:
 	sh scripts/lock.sh
 
 clean:
-	rm -rf $(VENV) .venv-* .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* dist build
+	rm -rf $(VENV) .venv-* .mypy_cache .ruff_cache .pytest_cache .hypothesis .mutation .coverage .coverage.* dist build
