@@ -245,3 +245,52 @@ def test_object_schema() -> None:
 )  # fmt: skip
 def test_is_strict(schema: Any, strict: bool) -> None:
     assert is_strict(schema) is strict
+
+
+LONG_NUMBER = "9" * 5000
+"""Longer than Python makes a number of."""
+
+
+@pytest.mark.parametrize("properties", [[], None, "", 0, False, [1], "x"])
+def test_what_is_no_object_of_properties_is_not_strict(properties: Any) -> None:
+    inner = {"type": "string", "properties": properties}
+    outer = {"type": "object", "additionalProperties": False, "properties": {"a": inner}, "required": ["a"]}
+    assert is_strict(inner) is is_strict(outer) is False
+
+
+def test_numbers_that_are_too_long_are_left() -> None:
+    told = inlined({"anyOf": [{"type": "string"}, {"$ref": f"#/anyOf/{LONG_NUMBER}"}, {"$ref": "#/anyOf/0"}]})
+    assert told.schema["anyOf"][2] == {"type": "string"}
+    assert from_openapi({"type": "ARRAY", "minItems": LONG_NUMBER}) == {"type": "array", "minItems": LONG_NUMBER}
+    assert from_openapi({"type": "ARRAY", "minItems": "12"}) == {"type": "array", "minItems": 12}
+
+
+@pytest.mark.parametrize("keyword", ["items", "additionalProperties", "properties", "anyOf", "oneOf", "prefixItems"])
+def test_schemas_are_narrowed_wherever_they_stand(keyword: str) -> None:
+    inner, narrow = {"const": 1, "not": {}}, {"enum": [1]}
+    held, wanted = {"properties": ({"a": inner}, {"a": narrow})}.get(keyword, (inner, narrow))
+    if keyword in ("anyOf", "oneOf", "prefixItems"):
+        held, wanted = [inner], [narrow]  # type: ignore[assignment]
+
+    assert for_gemini({keyword: held}).schema == {keyword: wanted}
+    if keyword != "additionalProperties":
+        assert for_gemini({keyword: "no schema"}).schema == {}
+
+
+@pytest.mark.parametrize(
+    ("schema", "wanted"),
+    [
+        ({"type": "string", "nullable": True}, {"type": ["string", "null"]}),
+        ({"type": "null", "nullable": True}, {"type": "null"}),
+        ({"type": ["string", "number"], "nullable": True}, {"type": ["string", "number", "null"]}),
+        ({"type": ["string", "null"], "nullable": True}, {"type": ["string", "null"]}),
+        ({"anyOf": [{"type": "string"}], "nullable": True}, {"anyOf": [{"type": "string"}, {"type": "null"}]}),
+        ({"anyOf": [{"type": "null"}], "nullable": True}, {"anyOf": [{"type": "null"}]}),
+        ({"type": "string", "enum": ["a"], "nullable": True}, {"type": ["string", "null"], "enum": ["a", None]}),
+        ({"enum": ["a", None], "nullable": True}, {"enum": ["a", None]}),
+        ({"type": "string", "nullable": False}, {"type": "string"}),
+        ({"type": "string", "nullable": "true"}, {"type": "string"}),
+    ],
+)
+def test_what_may_be_null_says_so_once(schema: dict[str, Any], wanted: dict[str, Any]) -> None:
+    assert for_gemini(schema).schema == wanted

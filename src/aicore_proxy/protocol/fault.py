@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import Enum
 from typing import NamedTuple
 
@@ -9,11 +10,10 @@ from msgspec import Struct
 
 
 class Traits(NamedTuple):
-    """What follows from a Kind: our status, whether another deployment may answer, whether the breaker counts it."""
+    """What follows from a Kind: our status, whether another deployment may answer."""
 
     status: int
     elsewhere: bool
-    breaker: bool
 
 
 class Kind(Enum):
@@ -40,20 +40,20 @@ class Kind(Enum):
 
 
 TRAITS = {
-    Kind.MALFORMED: Traits(400, elsewhere=False, breaker=False),
-    Kind.UNSUPPORTED: Traits(400, elsewhere=False, breaker=False),
-    Kind.CONTEXT_TOO_LONG: Traits(400, elsewhere=False, breaker=False),
-    Kind.CONTENT_FILTERED: Traits(400, elsewhere=False, breaker=False),
-    Kind.UNAUTHENTICATED: Traits(401, elsewhere=False, breaker=False),
-    Kind.FORBIDDEN: Traits(403, elsewhere=False, breaker=False),
-    Kind.MODEL_NOT_FOUND: Traits(404, elsewhere=False, breaker=False),
-    Kind.TOO_LARGE: Traits(413, elsewhere=False, breaker=False),
-    Kind.RATE_LIMITED: Traits(429, elsewhere=True, breaker=False),
-    Kind.BUDGET_EXHAUSTED: Traits(429, elsewhere=False, breaker=False),
-    Kind.OVERLOADED: Traits(503, elsewhere=True, breaker=True),
-    Kind.UPSTREAM_FAILED: Traits(502, elsewhere=True, breaker=True),
-    Kind.TIMEOUT: Traits(504, elsewhere=True, breaker=True),
-    Kind.INTERNAL: Traits(500, elsewhere=False, breaker=False),
+    Kind.MALFORMED: Traits(400, elsewhere=False),
+    Kind.UNSUPPORTED: Traits(400, elsewhere=False),
+    Kind.CONTEXT_TOO_LONG: Traits(400, elsewhere=False),
+    Kind.CONTENT_FILTERED: Traits(400, elsewhere=False),
+    Kind.UNAUTHENTICATED: Traits(401, elsewhere=False),
+    Kind.FORBIDDEN: Traits(403, elsewhere=False),
+    Kind.MODEL_NOT_FOUND: Traits(404, elsewhere=False),
+    Kind.TOO_LARGE: Traits(413, elsewhere=False),
+    Kind.RATE_LIMITED: Traits(429, elsewhere=True),
+    Kind.BUDGET_EXHAUSTED: Traits(429, elsewhere=False),
+    Kind.OVERLOADED: Traits(503, elsewhere=True),
+    Kind.UPSTREAM_FAILED: Traits(502, elsewhere=True),
+    Kind.TIMEOUT: Traits(504, elsewhere=True),
+    Kind.INTERNAL: Traits(500, elsewhere=False),
 }
 
 
@@ -128,6 +128,11 @@ FILTERED = (
     "prompt filtered due to safety",
     "responsibleaipolicyviolation",
 )
+
+
+def status_in(code: str) -> int | None:
+    """The status that an upstream wrote as the code of an error; None: the code is a word, or another number."""
+    return int(code) if re.fullmatch("[45][0-9]{2}", code) else None
 
 
 def kind_of(status: int, message: str, code: str | None = None) -> Kind:

@@ -7,6 +7,7 @@ changed the meaning is named in ``lost``. Sources: Vertex AI ``GenerationConfig.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -166,7 +167,7 @@ def _at(root: Json, reference: str) -> Json:
         key = step.replace("~1", "/").replace("~0", "~")
         if isinstance(node, Mapping) and key in node:
             node = node[key]
-        elif isinstance(node, list) and key.isdecimal() and int(key) < len(node):
+        elif isinstance(node, list) and re.fullmatch("[0-9]{1,6}", key) and int(key) < len(node):
             node = node[int(key)]
         else:
             return None
@@ -267,7 +268,7 @@ def _from_openapi(schema: Json, depth: int) -> Schema:
                 pass
             case "format", "enum":
                 pass
-            case _, str() if name in _COUNTS and value.isdecimal():
+            case _, str() if name in _COUNTS and re.fullmatch("[0-9]{1,18}", value):
                 told[name] = int(value)
             case _, Mapping() if name in NAMED:
                 told[name] = {str(key): _child(child, depth) for key, child in value.items()}
@@ -394,9 +395,11 @@ def _strict(schema: Json, depth: int) -> bool:
     if "$ref" in schema:
         return len(schema.keys() - {"$defs", "definitions"}) == 1
     properties = schema.get("properties", {})
+    if not isinstance(properties, Mapping):
+        return False
     kind = schema.get("type")
     if kind == "object" or (isinstance(kind, list) and "object" in kind) or properties:
-        if schema.get("additionalProperties") is not False or not isinstance(properties, Mapping):
+        if schema.get("additionalProperties") is not False:
             return False
         if set(properties) != {name for name in _list(schema.get("required")) if isinstance(name, str)}:
             return False

@@ -11,7 +11,7 @@ from aicore_proxy.protocol import surrogates
 from aicore_proxy.protocol.dialects.anthropic_messages.faults import decode_fault
 from aicore_proxy.protocol.dialects.anthropic_messages.reading import HOME, NAME, rest
 from aicore_proxy.protocol.dialects.anthropic_messages.usage import STOPS, decode_metrics, decode_usage
-from aicore_proxy.protocol.fault import Fault, Kind, kind_of
+from aicore_proxy.protocol.fault import Fault, Kind, kind_of, status_in
 from aicore_proxy.protocol.neutral import (
     Annotated,
     Close,
@@ -265,8 +265,8 @@ def error_of(event: Mapping[str, Json]) -> Fault:
 def status_of(code: str | None, words: str) -> int:
     """What the status would have been."""
     said = f"{code or ''} {words}".lower()
-    if code is not None and code.isdigit() and 400 <= int(code) < 600:
-        return int(code)
+    if code is not None and (status := status_in(code)) is not None:
+        return status
     if "throttl" in said or "toomanyrequest" in said or "too many" in said or "rate_limit" in said:
         return 429
     if "unavailable" in said or "overloaded" in said:

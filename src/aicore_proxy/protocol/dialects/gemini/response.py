@@ -18,7 +18,7 @@ from aicore_proxy.protocol.dialects.gemini.wire import (
     as_objects,
     as_text,
 )
-from aicore_proxy.protocol.fault import Fault, Kind, kind_of
+from aicore_proxy.protocol.fault import Fault, Kind, kind_of, status_in
 from aicore_proxy.protocol.neutral import (
     Candidate,
     FinishReason,
@@ -333,9 +333,9 @@ def _status(*told: Json) -> int:
         if isinstance(value, int) and not isinstance(value, bool) and 400 <= value <= 599:
             return value
         if isinstance(value, str):
-            if value.isdecimal() and 400 <= int(value[:4]) <= 599:
-                return int(value)
-            label = value.upper().replace(" ", "")
-            if (status := next((s for word, s in _BY_LABEL.items() if word in label), None)) is not None:
+            if (status := status_in(value)) is not None:
                 return status
+            label = value.upper().replace(" ", "")
+            if (labelled := next((s for word, s in _BY_LABEL.items() if word in label), None)) is not None:
+                return labelled
     return 502

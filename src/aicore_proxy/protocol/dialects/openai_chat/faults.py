@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from aicore_proxy.protocol.fault import Fault, Kind, kind_of
+from aicore_proxy.protocol.fault import Fault, Kind, kind_of, status_in
 from aicore_proxy.protocol.neutral import Json
 
 MOST_WORDS = 4096
@@ -111,9 +111,8 @@ def _status(*words: Json) -> int:
         if isinstance(word, int) and not isinstance(word, bool) and 400 <= word < 600:
             return word
         if isinstance(word, str):
-            if word.isascii() and word.isdecimal() and 400 <= int(word[:4]) < 600:
-                return int(word)
-            if (status := _STATUSES.get(word.lower())) is not None:
+            status = status_in(word) or _STATUSES.get(word.lower())
+            if status is not None:
                 return status
     return 500
 
