@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from aicore_proxy.protocol.clearing import cleared
-from aicore_proxy.protocol.neutral import Foreign, Loss, Request, Text, ToolResult, Turn
+from aicore_proxy.protocol.neutral import Foreign, Loss, ReasoningAsk, Request, Text, Tool, ToolChoice, ToolResult, Turn
 
 BLOCK = Foreign("anthropic_messages", {"type": "container_upload", "file_id": "file_1"})
 TEXT = Text("Hello")
@@ -44,3 +44,20 @@ def test_its_own_dialect_keeps_it() -> None:
     request = Request("anthropic_messages", "m", (Turn("user", (TEXT, BLOCK)),), stream=False)
     assert cleared(request, "anthropic_messages", losses) is request
     assert losses == []
+
+
+def test_members_that_only_the_source_knows_are_told_with_their_place_and_taken_out() -> None:
+    losses: list[Loss] = []
+    odd = {"odd": 1}
+    result = ToolResult("call_1", (Text("x", extras=odd),), extras=odd)
+    request = Request(
+        "a", "m", (Turn("user", (Text("x", extras=odd), result), extras=odd),), stream=False,
+        tools=(Tool("f", extras=odd),), tool_choice=ToolChoice("auto", extras=odd),
+        reasoning=ReasoningAsk(extras=odd), extras=odd,
+    )  # fmt: skip
+
+    left = cleared(request, "gemini", losses)
+
+    places = ["messages.", "content.", "content.", "content.", "tools.", "", "tool_choice.", "reasoning."]
+    assert sorted(loss.field for loss in losses) == sorted(f"{place}odd" for place in places)
+    assert "odd" not in repr(left)
