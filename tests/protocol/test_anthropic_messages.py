@@ -1265,6 +1265,12 @@ def test_faults_as_the_messages_api_tells_them(fault: Fault, status: int, kind: 
     assert body["error"]["message"].startswith(words)
 
 
+@pytest.mark.parametrize("newline", [b"\n", b"\r\n"])
+def test_a_payload_of_several_lines_is_one_event(newline: bytes) -> None:
+    payload = newline.join([b"{", b'"type":', b'"ping"}'])
+    assert DIALECT.framed(payload) == b'event: ping\ndata: {\ndata: "type":\ndata: "ping"}\n\n'
+
+
 def test_only_its_own_errors_are_read() -> None:
     own = {"type": "error", "error": {"type": "invalid_request_error", "message": "invalid beta flag"}}
     fault = DIALECT.decode_fault(400, own)

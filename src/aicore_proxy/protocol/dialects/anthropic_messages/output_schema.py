@@ -7,6 +7,7 @@ Source: Anthropic's and Amazon Bedrock's pages on structured outputs: a subset o
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
 
 from aicore_proxy.protocol.neutral import Json
 
@@ -70,18 +71,11 @@ def recursive(schema: Mapping[str, Json]) -> bool:
     }
     if any(node.get("$ref") == "#" for node in nodes(schema)):
         return True
-
-    def reaches(name: str, goal: str, seen: set[str]) -> bool:
-        for following in leads.get(name, ()):
-            if following == goal:
-                return True
-            if following not in seen:
-                seen.add(following)
-                if reaches(following, goal, seen):
-                    return True
-        return False
-
-    return any(reaches(name, name, set()) for name in leads)
+    try:
+        TopologicalSorter(leads).prepare()
+    except CycleError:
+        return True
+    return False
 
 
 def closed(schema: Json) -> Json:
