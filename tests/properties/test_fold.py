@@ -121,6 +121,17 @@ def test_a_free_text_tool_gets_its_text(arguments: str, text: str, closed: bool)
     assert back == [*expected, *([Close(0)] if closed else []), Finish("tool_calls")]
 
 
+@pytest.mark.parametrize("closed", [True, False])
+def test_a_text_that_is_to_be_json_comes_without_its_fence(closed: bool) -> None:
+    events: list[Event] = [Open(0, Text("")), *(Delta(0, piece) for piece in ("``", "`json\n", '{"a":', "1}", "\n```"))]
+    events += [Close(0)] if closed else []
+    back = restored([*events, Open(1, Text("``")), Finish("stop")], Undo(bare_json=True))
+    assert back == [
+        Open(0, Text("")), Delta(0, '{"a":'), Delta(0, "1}"), *([Close(0)] if closed else []),
+        Open(1, Text("")), Delta(1, "``"), Finish("stop"),
+    ]  # fmt: skip
+
+
 def test_what_only_the_upstream_understands_stays_behind() -> None:
     events: list[Event] = [
         Start("1", "m", extras={"x": 1}),

@@ -113,3 +113,52 @@ def test_errors_of_other_layers_in_a_stream_of_messages(event: dict[str, Any], k
     fault = events[-1].fault
     said = event.get("message") or event["error"]["message"]
     assert (fault.kind, fault.code, fault.message) == (kind, code, said)
+
+
+@pytest.mark.parametrize(
+    ("label", "kind"),
+    [
+        ("Too Many Requests", Kind.RATE_LIMITED), ("RESOURCE_EXHAUSTED", Kind.RATE_LIMITED),
+        ("rate_limit_error", Kind.RATE_LIMITED), ("ThrottlingException", Kind.RATE_LIMITED),
+        ("UNAVAILABLE", Kind.OVERLOADED), ("overloaded_error", Kind.OVERLOADED),
+        ("DEADLINE_EXCEEDED", Kind.TIMEOUT), ("GatewayTimeout", Kind.TIMEOUT),
+        ("INVALID_ARGUMENT", Kind.MALFORMED), ("BadRequest", Kind.MALFORMED), ("FAILED_PRECONDITION", Kind.MALFORMED),
+        ("NOT_FOUND", Kind.UPSTREAM_FAILED), ("PERMISSION_DENIED", Kind.UPSTREAM_FAILED),
+        ("UNAUTHENTICATED", Kind.UPSTREAM_FAILED), ("whatever", Kind.UPSTREAM_FAILED),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("shape", ["status", "type", "bare"])
+def test_labels_of_errors_in_a_stream_of_gemini(label: str, kind: Kind, shape: str) -> None:
+    told = {"error": label, "message": "x"} if shape == "bare" else {"error": {shape: label, "message": "x"}}
+    events = gemini.DIALECT.stream_decoder().feed(json.dumps(told).encode())
+    assert isinstance(events[-1], Failure)
+    assert events[-1].fault.kind is kind
+
+
+WORDS = {
+    400: "invalid_request_error badrequest bad_request", 401: "authentication_error", 403: "permission_error",
+    404: "not_found_error",
+    429: "rate_limit_error rate_limit_exceeded too_many_requests TooManyRequests toomanyrequest tokens requests "
+         "insufficient_quota",
+    503: "overloaded_error Overloaded ServiceUnavailable", 504: "timeout timeout_error", 500: "other",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("status", "word"), [(status, word) for status, words in WORDS.items() for word in words.split()]
+)
+def test_words_of_errors_in_a_chat_stream(status: int, word: str) -> None:
+    for told in ({"error": {"code": word, "message": "x"}}, {"error": {"type": word, "message": "x"}}):
+        events = openai_chat.DIALECT.stream_decoder().feed(json.dumps(told).encode())
+        assert isinstance(events[-1], Failure)
+        assert events[-1].fault.status == status
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [(500, "500"), ("x", "x"), ("", None), (None, None), (True, None), ([5], None), ("y" * 5000, "y" * 4096)],
+)
+def test_the_code_of_azures_error_is_words(code: Any, told: str | None) -> None:
+    fault = openai_chat.DIALECT.decode_fault(500, {"error": {"code": code, "param": code, "message": "x"}})
+    assert fault is not None
+    assert (fault.code, fault.param) == (told, told)

@@ -237,6 +237,15 @@ def test_a_full_request_in_neutral_terms() -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("data", "standard"), [("aGk=", "aGk="), ("aGk", "aGk="), ("YQ", "YQ=="), ("_-8", "/+8="), ("YWJj", "YWJj")]
+)
+def test_base64_of_any_kind_is_read_as_the_standard_one(data: str, standard: str) -> None:
+    part = {"inlineData": {"mimeType": "image/png", "data": data}}
+    [turn] = decoded({"contents": [{"parts": [part]}]}).turns
+    assert turn.parts == (Media("image", "image/png", data=standard),)
+
+
 def test_snake_case_objects_for_arrays_and_texts_for_contents_are_read() -> None:
     request = decoded({
         "contents": {"parts": {"text": "hi"}},

@@ -811,3 +811,26 @@ def test_azures_errors_are_read_and_no_others(status: int, body: Body, kind: Kin
     if fault:
         assert fault.status == status
         assert fault.message == body["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "visible"),
+    [
+        ({"thinking": {"display": "omitted"}}, False),
+        ({"thinking": {"display": "summarized"}}, True),
+        ({"reasoning": {"exclude": True}}, False),
+        ({"reasoning": {"exclude": False}}, True),
+        ({"reasoning": {"exclude": True}, "thinking": {"display": "summarized"}}, True),
+        ({"reasoning_effort": "low"}, None),
+    ],
+)
+def test_whether_thoughts_are_to_be_shown(asked: Body, visible: bool | None) -> None:
+    reasoning = decoded({"model": "m", "messages": [{"role": "user", "content": "x"}], **asked}).reasoning
+    assert reasoning is not None
+    assert reasoning.visible is visible
+
+
+def test_a_refusal_says_nothing_twice() -> None:
+    part = {"type": "refusal", "refusal": "no"}
+    turn = decoded({"model": "m", "messages": [{"role": "assistant", "content": [part, {**part, "odd": 1}]}]}).turns[0]
+    assert turn.parts == (Refusal("no"), Refusal("no", {"odd": 1}))

@@ -459,6 +459,9 @@ def test_deprecated_functions_are_answered_in_their_form() -> None:
     message = DIALECT.encode_response(fold(events), to)["choices"][0]
     assert message["message"]["function_call"] == {"name": "f", "arguments": "{}"}
     assert message["finish_reason"] == "function_call"
+    empty = Response("x", "y", (Candidate((ToolCall("c", "f", ""),), "tool_calls"),))
+    message = DIALECT.encode_response(empty, to)["choices"][0]
+    assert message["message"]["function_call"] == {"name": "f", "arguments": "{}"}
 
 
 def test_an_error_ends_the_stream_without_done() -> None:
@@ -563,6 +566,7 @@ def test_what_is_no_answer_is_a_fault(body: Frame, kind: Kind) -> None:
     ("message", "parts"),
     [
         ({"content": [{"type": "text", "text": "a"}, {"type": "refusal", "refusal": "b"}]}, (Text("a"), Refusal("b"))),
+        ({"content": [5, {"type": "text", "text": "a"}, None]}, (Text("a"),)),
         ({"content": [{"type": "audio", "data": "x"}]}, (Foreign(NAME, {"type": "audio", "data": "x"}),)),
         ({"content": None, "function_call": {"name": "f", "arguments": "{}"}},
          (ToolCall("call_function_1", "f", "{}"),)),
@@ -575,6 +579,27 @@ def test_what_is_no_answer_is_a_fault(body: Frame, kind: Kind) -> None:
 def test_whole_answers_of_all_kinds(message: Frame, parts: tuple[Part, ...]) -> None:
     response = DIALECT.decode_response({"id": "chatcmpl-1", "choices": [{"index": 0, "message": message}]})
     assert response.candidates[0].parts == parts
+
+
+def test_candidates_are_in_the_order_of_their_numbers() -> None:
+    choices = [{"index": 1, "message": {"content": "b"}}, {"index": 0, "message": {"content": "a"}},
+               {"index": True, "message": {"content": "c"}}, {"index": -1, "message": {"content": "d"}}]  # fmt: skip
+    response = DIALECT.decode_response({"id": "x", "choices": choices})
+    assert [c.parts for c in response.candidates] == [(Text(text),) for text in "abcd"]
+
+
+@pytest.mark.parametrize(
+    ("first", "starts"),
+    [
+        ({"id": "", "choices": []}, False),
+        ({"choices": []}, False),
+        ({"id": "x", "choices": []}, True),
+        ({"id": "", "choices": [{"index": 0, "delta": {}}]}, True),
+    ],
+)
+def test_what_begins_an_answer(first: Frame, starts: bool) -> None:
+    events = DIALECT.stream_decoder().feed(json.dumps({**first, "created": 5, "model": "m"}).encode())
+    assert events == ([Start(first["id"], "m", created=5)] if starts else [])
 
 
 def test_pictures_are_shown_and_only_one_deprecated_call() -> None:

@@ -226,6 +226,10 @@ def test_object_schema() -> None:
     [
         ({"type": "object", "properties": {}, "additionalProperties": False, "required": []}, True),
         ({"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}, False),
+        ({"type": "object", "properties": {"a": {"type": "array", "items": {"type": "string"}}}, "required": ["a"],
+          "additionalProperties": False}, True),
+        ({"type": "object", "properties": {"a": {"type": "array", "items": {"type": "object"}}}, "required": ["a"],
+          "additionalProperties": False}, False),
         ({"type": "object", "properties": {"a": {"type": "string"}}, "additionalProperties": False}, False),
         (
             {"type": "object", "properties": {"a": {"anyOf": [{"type": "string"}, {"$ref": "#/$defs/B"}]}},
