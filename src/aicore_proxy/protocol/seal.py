@@ -9,7 +9,6 @@ Gemini clients decode the slot and send it back in the URL-safe alphabet.
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Callable
 
 from aicore_proxy.protocol.neutral import Family, Seal
@@ -55,7 +54,7 @@ def restore(value: str | None, family: Family) -> Seal | None:
         try:
             padded = value + "=" * (-len(value) % 4)
             text = base64.b64decode(padded.replace("-", "+").replace("_", "/"), validate=True).decode()
-        except (binascii.Error, UnicodeDecodeError):
+        except ValueError:  # no base64, no ASCII, no UTF-8
             return Seal(family, value)
         owner, _, minted = text.removeprefix(PREFIX).partition(".")
         return Seal(owner, minted)
