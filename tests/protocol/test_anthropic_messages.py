@@ -1366,3 +1366,27 @@ def test_the_official_sdk_branches_on_the_refusal_of_threads() -> None:
         with pytest.raises(anthropic.BadRequestError) as caught:
             client.messages.create(**ASK)
     assert caught.value.body == body
+
+
+@pytest.mark.parametrize(
+    ("sampling", "taken", "lost"),
+    [
+        (Sampling(temperature=0.5), {}, {"temperature"}),
+        (Sampling(temperature=1), {"temperature": 1}, set()),
+        (Sampling(top_p=0.96), {"top_p": 0.96}, set()),
+        (Sampling(top_p=0.5), {}, {"top_p"}),
+        (Sampling(top_k=5), {}, {"top_k"}),
+    ],
+)
+def test_while_it_thinks_claude_takes_few_settings(sampling: Sampling, taken: dict[str, Any], lost: set[str]) -> None:
+    request = asked(user("x"), sampling=sampling, reasoning=ReasoningAsk("on", budget=2000))
+    told = encode(request, "anthropic--claude-4-sonnet")
+    assert {name: told.body[name] for name in ("temperature", "top_p", "top_k") if name in told.body} == taken
+    assert fields(told) == lost
+
+
+@pytest.mark.parametrize("is_error", [True, False])
+def test_a_result_without_its_call_is_what_the_user_says(is_error: bool) -> None:
+    orphan = ToolResult("z", (Text("r"),), is_error=is_error)
+    told = encode(asked(user("x"), user(orphan)))
+    assert f"(The tool call z {'failed' if is_error else 'answered'}:)" in json.dumps(told.body["messages"])

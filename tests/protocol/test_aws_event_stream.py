@@ -74,6 +74,7 @@ def test_every_flipped_byte_is_noticed_after_the_good_frames(place: int) -> None
         message(b"not json", event_type="chunk", message_type="event"),
         message(b'{"bytes":"%%%"}', event_type="chunk", message_type="event"),
         message(b'{"bytes":7}', event_type="chunk", message_type="event"),
+        message('{"bytes":"é"}'.encode(), event_type="chunk", message_type="event"),
     ],
 )
 def test_a_chunk_that_holds_no_event_is_a_fault(bad: bytes) -> None:
@@ -87,3 +88,20 @@ def test_an_exception_without_json_keeps_its_words() -> None:
         "type": "api_error",
         "message": "no json",
     }
+
+
+@pytest.mark.parametrize(
+    ("headers", "kind", "words"),
+    [
+        ({"message_type": "exception", "exception_type": "serviceUnavailableException"}, "overloaded_error", "serv"),
+        ({"message_type": "exception"}, "api_error", ""),
+        ({"message_type": "error", "error_code": "throttlingException"}, "rate_limit_error", "throttlingException"),
+        ({"message_type": "error"}, "api_error", ""),
+    ],
+)
+def test_an_error_without_words_has_its_name(headers: dict[str, str], kind: str, words: str) -> None:
+    [frame] = AwsEventStreamDecoder().feed(message(b"", **headers))
+    error = json.loads(frame.data)["error"]
+    assert error["type"] == kind
+    assert error["message"].startswith(words)
+    assert bool(error["message"]) is bool(words)

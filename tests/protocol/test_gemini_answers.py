@@ -593,3 +593,14 @@ def test_frames() -> None:
     assert stream_events([{}, chunk({"text": "a"}, finishReason="STOP")])[-1] == Done()
     for frame in (CHUNKS[5], {"error": {}}, {"promptFeedback": {}}):
         assert any(needle in json.dumps(frame).encode() for needle in DIALECT.notable)
+
+
+@pytest.mark.parametrize(
+    "reason",
+    ["SAFETY", "RECITATION", "PROHIBITED_CONTENT", "BLOCKLIST", "SPII", "LANGUAGE", "MODEL_ARMOR", "IMAGE_SAFETY",
+     "IMAGE_PROHIBITED_CONTENT", "IMAGE_RECITATION"],
+)  # fmt: skip
+def test_every_reason_of_a_filter_is_one(reason: str) -> None:
+    content = {"role": "model", "parts": [{"text": "x"}]}
+    response = DIALECT.decode_response({"candidates": [{"content": content, "finishReason": reason}]})
+    assert response.candidates[0].finish == "content_filter"

@@ -7,7 +7,6 @@ payload, CRC-32 of everything before; all numbers big-endian, 32 bits.
 from __future__ import annotations
 
 import base64
-import binascii
 import struct
 import zlib
 from collections.abc import Iterator
@@ -137,7 +136,7 @@ def _inner(payload: bytes) -> bytes:
     """The event inside an invoke chunk: ``{"bytes": base64, "p": padding}``."""
     try:
         return base64.b64decode(msgspec.json.decode(payload, type=_Chunk).bytes, validate=True)
-    except (msgspec.MsgspecError, binascii.Error, UnicodeDecodeError):
+    except (msgspec.MsgspecError, ValueError):
         raise _damaged("payload") from None
 
 
