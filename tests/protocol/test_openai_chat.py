@@ -834,3 +834,12 @@ def test_a_refusal_says_nothing_twice() -> None:
     part = {"type": "refusal", "refusal": "no"}
     turn = decoded({"model": "m", "messages": [{"role": "assistant", "content": [part, {**part, "odd": 1}]}]}).turns[0]
     assert turn.parts == (Refusal("no"), Refusal("no", {"odd": 1}))
+
+
+def test_each_loss_is_told_once() -> None:
+    block = Foreign("anthropic_messages", {"type": "server_tool_use"})
+    request = Request(
+        "anthropic_messages", "m", (Turn("user", (Text("x"),)), Turn("assistant", (block, block))), stream=False
+    )
+    told = encoded(request)
+    assert [loss.field for loss in told.losses] == ["content.server_tool_use"]

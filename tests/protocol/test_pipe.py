@@ -342,3 +342,18 @@ def test_calls_without_id_have_the_same_one_for_client_and_observer() -> None:
     observed = [event.part.id for event in seen if hasattr(event, "part") and hasattr(event.part, "arguments")]
     assert sent == observed
     assert sent[0]
+
+
+@pytest.mark.parametrize("dialect", [CHAT, MESSAGES, GEMINI], ids=lambda dialect: dialect.name)
+def test_what_nobody_can_read_before_content_is_a_failed_attempt(dialect: Dialect) -> None:
+    pipe = relay(dialect)
+    assert pipe.feed(b'data: {"error\n\n') == b""
+    assert pipe.fault is not None
+
+
+def test_what_nobody_can_read_after_content_goes_on_as_it_is() -> None:
+    pipe = relay(CHAT)
+    pipe.feed(sse(ROLE, HELLO))
+    broken = b'data: {"usage\n\n'
+    assert pipe.feed(broken) == broken
+    assert pipe.fault is None
