@@ -41,7 +41,7 @@ KEPT = ROOT / ".mutation"
 ROOMS = {"protocol": ["tests/protocol", "tests/properties", "tests/rosetta"], "routing": ["tests/routing"]}
 MEMORY = 6 << 30
 BROKEN = 99
-WARM = ["aiohttp", "anthropic", "anthropic.types", "fastapi", "openai", "openai.types.chat", "pytest_asyncio"]
+WARM = ["anthropic", "anthropic.types", "fastapi", "openai", "openai.types.chat", "pytest_asyncio"]
 """What the tests import from others: once, before any fork."""
 
 COMPARED: dict[type[ast.cmpop], list[type[ast.cmpop]]] = {
