@@ -1390,3 +1390,49 @@ def test_a_result_without_its_call_is_what_the_user_says(is_error: bool) -> None
     orphan = ToolResult("z", (Text("r"),), is_error=is_error)
     told = encode(asked(user("x"), user(orphan)))
     assert f"(The tool call z {'failed' if is_error else 'answered'}:)" in json.dumps(told.body["messages"])
+
+
+def events_of(*told: dict[str, Any]) -> list[Event]:
+    decoder = DIALECT.stream_decoder()
+    return [event for each in told for event in decoder.feed(json.dumps(each).encode())]
+
+
+def started(index: int, block: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "content_block_start", "index": index, "content_block": block}
+
+
+def test_blocks_are_numbered_and_a_block_may_say_all_in_its_start() -> None:
+    thinking = {"type": "thinking", "thinking": "hm", "signature": "s"}
+    events = events_of(
+        {"type": "message_start", "message": {}}, started(0, thinking), {"type": "content_block_stop", "index": 0},
+        started(1, {"type": "text", "text": "x"}), {"type": "content_block_stop", "index": 1},
+        started(2, {"type": "text", "text": ""}),
+    )  # fmt: skip
+    assert events == [
+        Start("", ""), Open(0, Reasoning("")), Delta(0, "hm"), Sealed(0, Seal("claude", "s")), Close(0),
+        Open(1, Text("")), Delta(1, "x"), Close(1), Open(2, Text("")),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("delta", "noted"),
+    [
+        ({"type": "citations_delta", "citation": {"a": 1}}, {"citations": [{"a": 1}]}),
+        ({"type": "new_delta", "b": 2}, {"deltas": [{"type": "new_delta", "b": 2}]}),
+    ],
+)
+def test_deltas_that_only_claudes_clients_know_stay_with_their_block(delta: Any, noted: Any) -> None:
+    events = events_of(
+        {"type": "message_start", "message": {}}, started(0, {"type": "text", "text": ""}),
+        {"type": "content_block_delta", "index": 0, "delta": delta},
+    )  # fmt: skip
+    assert events[-1] == Annotated(0, DIALECT.name, noted)
+
+
+@pytest.mark.parametrize("content", ["a\nb", [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]])
+def test_a_document_of_blocks_is_text_for_others(content: Any) -> None:
+    block = {"type": "document", "source": {"type": "content", "content": content}}
+    request = decode({"model": "m", "max_tokens": 5, "messages": [{"role": "user", "content": [block]}]})
+    [part] = request.turns[0].parts
+    assert isinstance(part, Media)
+    assert (part.media_type, part.text) == ("text/plain", "a\nb")

@@ -827,3 +827,23 @@ def test_every_history_is_written_as_gemini_demands_it(turns: list[Turn], model:
         for part in turn.parts:
             if isinstance(part, Text) and part.text:
                 assert part.text in said
+
+
+@pytest.mark.parametrize(
+    ("config", "choice"),
+    [
+        ({"functionCallingConfig": {"mode": "MODE_UNSPECIFIED"}}, None),
+        ({"functionCallingConfig": {}}, None),
+        ({"functionCallingConfig": {"allowedFunctionNames": ["f"]}}, ToolChoice(allowed=("f",))),
+        ({"functionCallingConfig": {"odd": 1}}, ToolChoice(extras={"functionCallingConfig.odd": 1})),
+        ({"retrievalConfig": {"a": 1}}, ToolChoice(extras={"retrievalConfig": {"a": 1}})),
+        ({"functionCallingConfig": {"mode": "NONE"}}, ToolChoice("none")),
+        ({"functionCallingConfig": {"mode": "auto"}}, ToolChoice("auto")),
+        ({"functionCallingConfig": {"mode": "ANY"}}, ToolChoice("required")),
+        ({"functionCallingConfig": {"mode": "ANY", "allowedFunctionNames": ["f", "g"]}},
+         ToolChoice("required", allowed=("f", "g"))),
+    ],
+)  # fmt: skip
+def test_which_functions_may_be_called(config: Any, choice: ToolChoice | None) -> None:
+    body = {"contents": [{"parts": [{"text": "x"}]}], "toolConfig": config}
+    assert decoded(body).tool_choice == choice
