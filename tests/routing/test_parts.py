@@ -139,7 +139,7 @@ def test_once_closed_nothing_of_before_counts(before: list[tuple[Verdict, bool |
         breaker.end(0.0, verdict, 0.5, slow=slow)
     assert breaker.state(0.0) is State.OPEN
     assert probed(breaker, 10.0, GOOD, GOOD) is State.CLOSED
-    breaker.end(10.0, GOOD, 0.5, slow=True)
+    breaker.end(10.0, IGNORED, 0.5, slow=True)
     for _ in range(4):
         breaker.end(10.0, BAD, 0.5)
     assert breaker.state(10.0) is State.CLOSED
