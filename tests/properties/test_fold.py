@@ -123,11 +123,11 @@ def test_a_free_text_tool_gets_its_text(arguments: str, text: str, closed: bool)
 
 @pytest.mark.parametrize("closed", [True, False])
 def test_a_text_that_is_to_be_json_comes_without_its_fence(closed: bool) -> None:
-    events: list[Event] = [Open(0, Text("")), *(Delta(0, piece) for piece in ("``", "`json\n", '{"a":', "1}", "\n```"))]
+    events: list[Event] = [Open(0, Text("")), *(Delta(0, piece) for piece in ("``", '`json\n{"a"', ":1}\n", "```"))]
     events += [Close(0)] if closed else []
     back = restored([*events, Open(1, Text("``")), Finish("stop")], Undo(bare_json=True))
     assert back == [
-        Open(0, Text("")), Delta(0, '{"a":'), Delta(0, "1}"), *([Close(0)] if closed else []),
+        Open(0, Text("")), Delta(0, '{"a"'), Delta(0, ":1}"), *([Close(0)] if closed else []),
         Open(1, Text("")), Delta(1, "``"), Finish("stop"),
     ]  # fmt: skip
 

@@ -60,10 +60,9 @@ def test_what_is_malformed_is_left_for_the_upstream_to_name(odd: Any) -> None:
     assert cleaned(odd, signed_calls=True) is odd
 
 
-@pytest.mark.parametrize("value", ["é", "=", "%", "/w", "=a", "☃" * 9])
+@pytest.mark.parametrize("value", ["é", "%", "/w", "☃" * 9])
 def test_what_only_looks_like_a_seal_of_ours_is_the_familys_own(value: str) -> None:
     broken = FOREIGN[:8] + value
-    seal = restore(broken, "gemini")
-    assert seal is not None
-    assert seal.family in ("gemini", "")
-    cleaned([of({"text": "x", "thoughtSignature": broken})], signed_calls=False)
+    assert restore(broken, "gemini") == Seal("gemini", broken)
+    relayed = [of({"text": "x", "thoughtSignature": broken})]
+    assert cleaned(relayed, signed_calls=False) is relayed

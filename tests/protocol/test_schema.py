@@ -298,3 +298,17 @@ def test_schemas_are_narrowed_wherever_they_stand(keyword: str) -> None:
 )
 def test_what_may_be_null_says_so_once(schema: dict[str, Any], wanted: dict[str, Any]) -> None:
     assert for_gemini(schema).schema == wanted
+
+
+def test_snake_case_of_geminis_schemas_is_read() -> None:
+    counts = ("min_items", "max_items", "min_length", "max_length", "min_properties", "max_properties")
+    told = from_openapi({
+        "any_of": [{"ref": "#/defs/a"}], "additional_properties": {"type": "STRING"},
+        "prefix_items": [{"type": "NULL"}],
+        "defs": {"a": {"type": "NUMBER"}}, **dict.fromkeys(counts, "3"),
+    })  # fmt: skip
+    assert told == {
+        "anyOf": [{"$ref": "#/defs/a"}], "additionalProperties": {"type": "string"}, "prefixItems": [{"type": "null"}],
+        "$defs": {"a": {"type": "number"}}, "minItems": 3, "maxItems": 3, "minLength": 3, "maxLength": 3,
+        "minProperties": 3, "maxProperties": 3,
+    }  # fmt: skip
