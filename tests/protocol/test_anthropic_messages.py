@@ -1436,3 +1436,9 @@ def test_a_document_of_blocks_is_text_for_others(content: Any) -> None:
     [part] = request.turns[0].parts
     assert isinstance(part, Media)
     assert (part.media_type, part.text) == ("text/plain", "a\nb")
+
+
+def test_what_only_claudes_answers_have_is_kept_for_claudes_clients() -> None:
+    more = {"container": {"id": "c"}, "context_management": {"applied_edits": []}, "stop_details": {"type": "refusal"}}
+    told = DIALECT.encode_response(DIALECT.decode_response({**ANSWER, **more, "odd": 1}), answering())
+    assert told == {**ANSWER, **more, "model": "asked-for"}

@@ -847,3 +847,20 @@ def test_every_history_is_written_as_gemini_demands_it(turns: list[Turn], model:
 def test_which_functions_may_be_called(config: Any, choice: ToolChoice | None) -> None:
     body = {"contents": [{"parts": [{"text": "x"}]}], "toolConfig": config}
     assert decoded(body).tool_choice == choice
+
+
+@pytest.mark.parametrize(
+    ("schema", "declared"),
+    [
+        ({"type": "string"}, {"type": "string"}),
+        ({"type": "object"}, None),
+        ({}, None),
+        ({"type": "object", "properties": {}, "additionalProperties": False}, None),
+        ({"type": "object", "additionalProperties": True}, {"type": "object", "additionalProperties": True}),
+        ({"type": "object", "minProperties": 1}, {"type": "object", "minProperties": 1}),
+        ({"properties": {"a": {}}}, {"properties": {"a": {}}}),
+    ],
+)
+def test_a_tool_that_takes_nothing_has_no_parameters(schema: Any, declared: Any) -> None:
+    told = encoded(asked(user("x"), tools=(Tool("f", schema=schema),)))
+    assert told.body["tools"][0]["functionDeclarations"][0].get("parametersJsonSchema") == declared
