@@ -93,10 +93,18 @@ def _claude(version: tuple[int, ...], size: str) -> Profile:
         mid_system=version >= (4, 8),
         prefill=version < (4, 6),
         max_output=4096 if version < (3, 5) else 8192 if version < (3, 7) else 32000 if version < (4, 6) else 64000,
-        efforts=("low", "medium", "high", "xhigh", "max") if version >= (4, 7) else ("low", "medium", "high", "max")
-        if version >= (4, 6) or (version == (4, 5) and size == "opus") else (),
+        efforts=_claude_efforts(version, size),
         output_schema=version >= (4, 5),
     )  # fmt: skip
+
+
+def _claude_efforts(version: tuple[int, ...], size: str) -> tuple[str, ...]:
+    """Levels came with 4.5 Opus, ``max`` with 4.6, ``xhigh`` with 4.7 (Anthropic's page on effort)."""
+    if version >= (4, 7):
+        return ("low", "medium", "high", "xhigh", "max")
+    if version >= (4, 6):
+        return ("low", "medium", "high", "max")
+    return ("low", "medium", "high") if version == (4, 5) and size == "opus" else ()
 
 
 def _openai(gpt: str | None, o_series: str | None, rest: str) -> Profile:
