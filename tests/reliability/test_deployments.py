@@ -102,6 +102,17 @@ def test_d10_where_all_are_throttled_a_near_recovery_is_waited_for(house: House,
     assert max(counts.values()) == 2
 
 
+def test_d10_nobody_is_asked_again_and_again_who_says_to_come_back_at_once(house: House) -> None:
+    house.simulator.script({"status": 429, "retry_after": 0})
+    before = house.received()
+
+    answer = house.ask()
+
+    assert answer.status_code == 429
+    assert answer.headers["x-aicore-proxy-attempts"] == "5"
+    assert sum(house.since(before).values()) == 5
+
+
 @pytest.mark.timed
 def test_o05_those_that_waited_for_one_recovery_do_not_come_all_at_once(tmp_path: Path) -> None:
     with running_house(tmp_path, fast=False) as house:

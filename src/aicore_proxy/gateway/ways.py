@@ -53,6 +53,7 @@ class Ways:
         self._chance = chance
         self._left: list[Deployment] | None = None
         self._asked: list[Deployment] = []
+        self._made = 0
         self._faults: list[Fault] = []
         router.requested(call.sap_model, time.monotonic())
 
@@ -81,7 +82,7 @@ class Ways:
     @property
     def open(self) -> bool:
         """Whether another deployment may be asked after this one."""
-        if not self._left or len(self._asked) >= self._router.max_attempts:
+        if not self._left or self._made >= self._router.max_attempts:
             return False
         now, read_at = time.monotonic(), self._call.read_at
         return any(self._router.health.skip(deployment, now, read_at) is None for deployment in self._left)
@@ -129,9 +130,9 @@ class Ways:
         return Query(self._call.sap_model, now, self._chance(), self._call.session)
 
     def _next(self, query: Query) -> Next | None:
+        if self._made >= self._router.max_attempts:
+            return None
         if self._left is not None:
-            if len(self._asked) >= self._router.max_attempts:
-                return None
             return self._router.following(query, self._left, self._asked, self._call.read_at)
         plan = self._router.plan(query, self._call.deployments, self._call.read_at)
         if len(self._call.plans) < MOST_PLANS:
@@ -144,6 +145,7 @@ class Ways:
         if self._left is not None:
             self._left.remove(deployment)
         self._asked.append(deployment)
+        self._made += 1
         if call.attempts:
             self._observer.failed_over(call, call.attempts[-1].reason)
         now = time.monotonic()
@@ -169,6 +171,8 @@ class Ways:
     async def _recovered(self, query: Query) -> bool:
         """Waits for the soonest end of a cooldown, if it is near, or in the queue where deployments have as many
         requests as they may have. Whether a new plan is worth a try."""
+        if self._made >= self._router.max_attempts:
+            return False  # over all plans: with a Retry-After of nothing there would be dozens of them
         recovery = self._router.recovery(query, self._call.deployments, self._call.read_at)
         if recovery is not None and recovery.reason is Reason.FULL:
             if self._call.may_fall_back:
