@@ -634,6 +634,21 @@ def test_sampling_fits_the_model(model: str, sampling: Sampling, wanted: Any, lo
     assert fields(encoded) == lost
 
 
+@pytest.mark.parametrize(
+    ("model", "most"),
+    [("3-haiku", 4096), ("3.5-sonnet", 8192), ("4-opus", 32000), ("4-sonnet", 64000), ("4.5-opus", 64000),
+     ("4.8-opus", 128000)],
+)  # fmt: skip
+def test_more_tokens_than_the_model_writes_are_its_most(model: str, most: int) -> None:
+    name = f"anthropic--claude-{model}"
+    encoded = encode(asked(user("q"), sampling=Sampling(max_tokens=most + 1)), name)
+    assert (encoded.body["max_tokens"], fields(encoded)) == (most, {"max_tokens"})
+    fits = encode(asked(user("q"), sampling=Sampling(max_tokens=most)), name)
+    assert (fits.body["max_tokens"], fields(fits)) == (most, set())
+    own = encode(asked(user("q"), source="anthropic_messages", sampling=Sampling(max_tokens=most + 1)), name)
+    assert own.body["max_tokens"] == most + 1
+
+
 def test_the_name_of_a_speaker_is_lost_by_name() -> None:
     assert fields(encode(asked(Turn("user", (Text("q"),), name="Ann")))) == {"messages.name"}
 

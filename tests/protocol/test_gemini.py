@@ -523,6 +523,13 @@ def test_names_of_tools(name: str, legal: bool) -> None:
     assert sent == legal_name(name)
 
 
+def test_a_tool_that_is_named_twice_is_offered_once() -> None:
+    tools = (Tool("f", description="first"), Tool("f", description="second"), Tool("g"))
+    result = encoded(asked(user("a"), tools=tools))
+    assert result.body["tools"] == [{"functionDeclarations": [{"name": "f", "description": "first"}, {"name": "g"}]}]
+    assert lost(result) == ["tools.f"]
+
+
 def test_renamed_tools_are_renamed_everywhere_and_turned_back() -> None:
     result = encoded(asked(
         user("go"), assistant(ToolCall("1", "a b")), user(ToolResult("1", (Text("x"),))),

@@ -42,6 +42,8 @@ class Profile(Struct, frozen=True):
     mid_system: bool = False
     prefill: bool = True
     max_output: int = 8192
+    most_output: int | None = None
+    """The largest output bound that a Claude model is documented to take."""
     efforts: tuple[str, ...] = ()
     output_schema: bool = True
     signed_calls: bool = False
@@ -93,6 +95,7 @@ def _claude(version: tuple[int, ...], size: str) -> Profile:
         mid_system=version >= (4, 8),
         prefill=version < (4, 6),
         max_output=4096 if version < (3, 5) else 8192 if version < (3, 7) else 32000 if version < (4, 6) else 64000,
+        most_output=_most_of_claude(version, size),
         efforts=_claude_efforts(version, size),
         output_schema=version >= (4, 5),
     )  # fmt: skip
@@ -105,6 +108,15 @@ def _claude_efforts(version: tuple[int, ...], size: str) -> tuple[str, ...]:
     if version >= (4, 6):
         return ("low", "medium", "high", "max")
     return ("low", "medium", "high") if version == (4, 5) and size == "opus" else ()
+
+
+def _most_of_claude(version: tuple[int, ...], size: str) -> int:
+    """Anthropic, "Models overview"; more is a 400 ("max_tokens: 100000 > 64000, which is the maximum …")."""
+    if version < (3, 7):
+        return 4_096 if version < (3, 5) else 8_192
+    if version < (4, 5) and size == "opus":
+        return 32_000
+    return 64_000 if version < (4, 6) else 128_000
 
 
 def _openai(gpt: str | None, o_series: str | None, rest: str) -> Profile:

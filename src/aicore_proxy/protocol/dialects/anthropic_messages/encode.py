@@ -55,6 +55,9 @@ def encode_request(request: Request, target: Target) -> Encoded:
         prefill = False
     asked_tokens = request.sampling.max_tokens
     max_tokens = profile.max_output if asked_tokens is None else asked_tokens
+    if profile.most_output is not None and max_tokens > profile.most_output and not draft.own:
+        max_tokens = profile.most_output
+        draft.lost("max_tokens", f"the model writes at most {max_tokens} tokens")
     thinking = thinking_for(request, profile, messages, draft, max_tokens, forced=offer.forced, prefill=prefill)
     body = _body(request, target, offer, system, messages, thinking)
     body |= sampled(request.sampling, profile, thinking.on, draft)

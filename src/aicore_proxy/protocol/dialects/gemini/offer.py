@@ -93,13 +93,17 @@ def declared_tools(
 ) -> list[dict[str, Json]]:
     functions: list[dict[str, Json]] = []
     others: list[dict[str, Json]] = []
+    named: set[str] = set()
     for tool in tools:
         match tool.kind:
             case "foreign" if tool.dialect == NAME:
                 others.append(dict(tool.block))
             case "foreign":
                 losses.append(Loss(f"tools.{tool.name}", NAME, reason="a tool of another API"))
+            case _ if tool.name in named and not own:
+                losses.append(Loss(f"tools.{tool.name}", NAME, reason="named twice"))
             case _:
+                named.add(tool.name)
                 functions.append(_declaration(tool, names, profile, losses, own=own))
     return [*([{"functionDeclarations": functions}] if functions else []), *others]
 
