@@ -523,6 +523,12 @@ def test_names_of_tools(name: str, legal: bool) -> None:
     assert sent == legal_name(name)
 
 
+def test_probabilities_that_cannot_be_told_are_not_asked_for() -> None:
+    result = encoded(asked(user("a"), sampling=Sampling(logprobs=2)))
+    assert "generationConfig" not in result.body
+    assert lost(result) == ["logprobs"]
+
+
 def test_a_tool_that_is_named_twice_is_offered_once() -> None:
     tools = (Tool("f", description="first"), Tool("f", description="second"), Tool("g"))
     result = encoded(asked(user("a"), tools=tools))
@@ -697,9 +703,11 @@ def test_sampling_is_kept_or_named() -> None:
     result = encoded(asked(user("go"), sampling=sampling, user="u", cache=CacheMark()))
     assert result.body["generationConfig"] == {
         "maxOutputTokens": 65536, "temperature": 0.5, "topP": 0.9, "topK": 40, "stopSequences": list("abcde"),
-        "seed": 1, "responseLogprobs": True, "candidateCount": 2,
+        "seed": 1, "candidateCount": 2,
     }  # fmt: skip
-    assert set(lost(result)) == {"logit_bias", "frequency_penalty", "stop", "max_tokens", "user", "cache_control"}
+    assert set(lost(result)) == {
+        "logit_bias", "frequency_penalty", "stop", "max_tokens", "user", "cache_control", "logprobs",
+    }  # fmt: skip
     assert lost(result, harmless=False) == []
     older = encoded(asked(user("go"), sampling=Sampling(presence_penalty=0.1)), "gemini-2.0-flash")
     assert older.body["generationConfig"] == {"presencePenalty": 0.1}

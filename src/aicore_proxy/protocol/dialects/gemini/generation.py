@@ -100,7 +100,10 @@ def generation_config(request: Request, profile: Profile, losses: list[Loss], *,
     config: dict[str, Json] = {wire: value for wire, value in values.items() if value not in (None, ())}
     if "stopSequences" in config:
         config["stopSequences"] = list(sampling.stop)
-    if (wanted := config.pop("logprobs", None)) is not None:
+    wanted = config.pop("logprobs", None)
+    if wanted is not None and request.source != NAME:
+        losses.append(Loss("logprobs", NAME, reason="Gemini tells them in a form of its own"))
+    elif wanted is not None:
         config |= {"responseLogprobs": True} | ({"logprobs": wanted} if wanted else {})
     if request.output and request.output.verbosity is not None:
         losses.append(Loss("verbosity", NAME, reason="no such setting"))
