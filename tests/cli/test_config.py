@@ -140,6 +140,7 @@ def test_show_tells_each_value_and_where_it_is_from(tmp_path: Path) -> None:
     assert set(settings) == set(origins)
     assert SECRET not in result.stdout + result.stderr
 
+    assert ran(tmp_path, "show", "--json", str(file)).stdout == ran(tmp_path, "show", "--json").stdout
     changed = ran(tmp_path, "show", "--changed", AICORE_PROXY_HOLD="3")
     lines = changed.stdout.splitlines()
     assert f"{'port: 4321':<44} # {file}:2" in lines

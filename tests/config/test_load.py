@@ -373,7 +373,9 @@ def test_yaml_is_read_as_people_mean_it(tmp_path: Path) -> None:
     assert found.aliases == {"no": "gpt-5", "on": "gpt-5", "1": "gpt-5-mini"}
     assert (found.openapi, found.routing.weights) == (False, {"eu": 2.0})
     merged = "x: &x {name: a, owner: me}\nkeys:\n  - {<<: *x, key: first-key}\n  - {<<: *x, name: b, key: second-key}"
-    assert problems(tmp_path, merged) == ["aicore-proxy.yaml:1: x is not a setting."]
+    assert problems(tmp_path, merged) == [
+        "aicore-proxy.yaml:1: x is not a setting (`aicore-proxy config schema` has them all)."
+    ]
     keys = loaded(
         tmp_path, merged.replace("x: &x {name: a, owner: me}\n", "").replace("{<<: *x, k", "&x {name: a, owner: me, k")
     ).settings.keys

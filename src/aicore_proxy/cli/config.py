@@ -59,19 +59,21 @@ def check(file: Path | None, config: Path | None) -> None:
 
 
 @config.command("show")
+@click.argument("file", type=FILE, required=False)
 @config_option
 @json_option("As JSON, for scripts.")
 @click.option("--changed", is_flag=True, help="Only what is not a default.")
-def show(config: Path | None, as_json: bool, changed: bool) -> None:
-    """Show every setting, and where its value is from. Secrets are masked."""
-    loaded = _loaded(config)
+def show(file: Path | None, config: Path | None, as_json: bool, changed: bool) -> None:
+    """Show every setting of a configuration FILE, or of the one that the proxy would read here, and where its value is
+    from. Secrets are masked."""
+    loaded = _loaded(file or config)
     plain = masked(loaded.settings)
     if changed:
         plain = {name: value for name, value in plain.items() if name in loaded.origins}
     if as_json:
-        origins = {name: loaded.origins.get(name, "default") for name in plain}
-        file = str(loaded.file) if loaded.file else None
-        whole = {"file": file, "settings": plain, "origins": origins, "notes": loaded.notes}
+        origins = {setting: loaded.origins.get(setting, "default") for setting in plain}
+        name = str(loaded.file) if loaded.file else None
+        whole = {"file": name, "settings": plain, "origins": origins, "notes": loaded.notes}
         click.echo(json.dumps(whole, indent=2, ensure_ascii=False))
         return
     click.echo(f"# {_summary(loaded)[0]}")

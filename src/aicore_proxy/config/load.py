@@ -248,7 +248,7 @@ class _Loading:
                 self._add(f"{variable}: {name} can only be set in the configuration file")
             else:
                 near = difflib.get_close_matches(name, variables(), 1)
-                hint = f": did you mean {PREFIX}{near[0].upper()}?" if near else ""
+                hint = f": did you mean {PREFIX}{near[0].upper()}?" if near else " (docs/configuration.md has them all)"
                 self._add(f"{shown(variable)} is not a setting{hint}")
         if port := self._environ.get("PORT"):
             self._take(values, "PORT", "port", port)

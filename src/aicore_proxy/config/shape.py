@@ -160,4 +160,6 @@ def _number(value: Number, kind: type, place: Place, tell: Tell) -> Any:
 def suggestion(name: str, known: Mapping[str, Any]) -> str:
     """``: did you mean …?`` where a known name is near."""
     near = difflib.get_close_matches(shown(str(name)), known, 1, cutoff=0.6)
-    return f": did you mean '{near[0]}'?" if near else f" (there are: {', '.join(known)})" if len(known) < 12 else ""
+    if near:
+        return f": did you mean '{near[0]}'?"
+    return f" (there are: {', '.join(known)})" if len(known) < 12 else " (`aicore-proxy config schema` has them all)"

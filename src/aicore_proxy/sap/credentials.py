@@ -79,7 +79,7 @@ def find_service_keys(environ: Mapping[str, str], home: Path, defaults: tuple[Pa
             watched = (*files, *certificate_files(environ if source.startswith("the ") else config))
             return Found((service_key(raw, "default", source, group),), source, tuple(notes), watched)
     if bindings:
-        return from_bindings(bindings, VCAP, group, notes)
+        return from_bindings(bindings, VCAP if environ.get(VCAP, "").strip() else VCAP_FILE, group, notes)
     roots = mounts(environ, defaults)
     if found := [binding for root in roots for binding in mounted(root)]:
         return from_bindings(found, ", ".join(str(root) for root in roots if root.is_dir()), group, notes, roots)
@@ -204,5 +204,7 @@ def other_sources(environ: Mapping[str, str], home: Path) -> Iterator[str]:
         yield str(path)
     if '"aicore"' in environ.get(VCAP, ""):
         yield VCAP
+    elif environ.get(VCAP_FILE, "").strip():
+        yield VCAP_FILE
     if environ.get("SERVICE_BINDING_ROOT"):
         yield "SERVICE_BINDING_ROOT"
