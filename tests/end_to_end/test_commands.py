@@ -172,6 +172,21 @@ def test_a_warm_serve_is_up_within_a_second_or_a_few_on_a_busy_machine(tmp_path:
     assert took < 5
 
 
+def test_a_working_directory_that_is_gone_is_told(tmp_path: Path) -> None:
+    script = 'mkdir gone && cd gone && rmdir ../gone && exec "$@"'
+    command = [sys.executable, "-P", "-m", "aicore_proxy", "health"]
+    done = subprocess.run(
+        ["sh", "-c", script, "sh", *command],
+        cwd=tmp_path,
+        env=environment(tmp_path),
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "is gone" in done.stderr
+
+
 def test_version_and_help(tmp_path: Path) -> None:
     for arguments, words in (
         (["--version"], "aicore-proxy, version"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
 from aicore_proxy import __version__
@@ -12,3 +14,7 @@ from aicore_proxy.cli.commands import Commands
 @click.version_option(__version__, prog_name="aicore-proxy")
 def main() -> None:
     """An LLM proxy for SAP AI Core: OpenAI and Anthropic clients on every model family."""
+    try:
+        os.getcwd()  # noqa: PTH109
+    except OSError:
+        raise click.ClickException("The folder that this was started in is gone: go to one that is there.") from None
