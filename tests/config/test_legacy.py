@@ -114,6 +114,30 @@ def test_several_accounts(tmp_path: Path) -> None:
         assert told in notes
 
 
+def test_subaccounts_of_one_service_key_are_one_with_several_resource_groups(tmp_path: Path) -> None:
+    (tmp_path / "key.json").write_text(json.dumps(KEY))
+    account = {"service_key_json": "key.json", "deployment_models": {"gpt-4o": [f"{BASE}/d1"]}}
+    accounts = {
+        "one": account,
+        "two": {**account, "resource_group": "team", "deployment_ids": {"gpt-4o": ["d2"], "4-sonnet": ["d3"]}},
+        "three": {**account, "resource_group": 5},
+    }
+    content = {
+        "subAccounts": {n: accounts[n] for n in ("one", "two")},
+        "secret_authentication_tokens": ["a-good-token"],
+    }
+    found = read(tmp_path, {**content, "port": "3007"})
+    assert found.settings.port == 3007
+    (only,) = found.settings.subaccounts
+    assert (only.name, only.resource_groups) == ("one", ("default", "team"))
+    assert only.deployments == {"gpt-4o": ("d1", "d2"), "4-sonnet": ("d3",)}
+    assert any("'two' has the service key of 'one'" in note for note in found.notes)
+
+    content = {**content, "subAccounts": {"one": account, "x": {"resource_group": 5, **account, "deployment_ids": 1}}}
+    with pytest.raises(SettingsError, match=r"subAccounts\.x\.deployment_models must be"):
+        read(tmp_path, content)
+
+
 def test_service_keys_are_looked_for_where_they_looked(tmp_path: Path) -> None:
     elsewhere, folder = tmp_path / "cwd", tmp_path / "etc"
     elsewhere.mkdir()

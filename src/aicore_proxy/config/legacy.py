@@ -83,16 +83,18 @@ def converted(value: Mapping[str, Any], folder: Path, cwd: Path) -> Read:
     """The same as our settings. ``folder``: the file's; ``cwd``: where they look for service keys."""
     notes = ["read as the configuration of an older proxy (`aicore-proxy config import` makes our own of it)"]
     settings: dict[str, Any] = {name: value[name] for name in ("host", "port") if value.get(name) is not None}
+    if isinstance(port := settings.get("port"), str) and re.fullmatch("[0-9]{1,9}", port):
+        settings["port"] = int(port)
     subaccounts = value.get("subAccounts")
     if subaccounts is None:
         only = {name: value[name] for name in OF_SUBACCOUNT if name in value}
         subaccounts = {"default": only} if only.keys() - {"resource_group"} else {}
     names: tuple[str, ...] = ()
     if isinstance(subaccounts, Mapping):
-        names = tuple(map(str, subaccounts)) if "subAccounts" in value else ()
-        settings["subaccounts"] = [
-            _subaccount(str(name), one, notes, (folder, cwd)) for name, one in subaccounts.items()
-        ]
+        made = {str(name): _subaccount(str(name), one, notes, (folder, cwd)) for name, one in subaccounts.items()}
+        merged = _merged(made, notes)
+        names = tuple(merged) if "subAccounts" in value else ()
+        settings["subaccounts"] = list(merged.values())
     else:
         settings["subaccounts"] = subaccounts
     settings["keys"] = _keys(value.get("secret_authentication_tokens"), notes)
@@ -150,6 +152,31 @@ def _subaccount(name: str, one: Any, notes: list[str], folders: tuple[Path, Path
     settings["resource_groups"] = [one.get("resource_group") or "default"]
     settings["deployments"] = {model: list(dict.fromkeys(ids)) for model, ids in pinned.items() if ids}
     return settings
+
+
+def _merged(made: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
+    """A subaccount has one resource group there, so several of the same service key are how to have several groups:
+    here they are one."""
+    merged: dict[str, Any] = {}
+    first: dict[str, Any] = {}
+    for name, one in made.items():
+        key = one.get("service_key_file") if isinstance(one, dict) else None
+        twin = first.setdefault(key, one) if isinstance(key, str) else one
+        if twin is one or not (_plain(one) and _plain(twin)):
+            merged[name] = one
+            continue
+        twin["resource_groups"] = list(dict.fromkeys([*twin["resource_groups"], *one["resource_groups"]]))
+        for model, ids in one["deployments"].items():
+            twin["deployments"][model] = list(dict.fromkeys([*twin["deployments"].get(model, []), *ids]))
+        notes.append(
+            f"the subaccount '{shown(name)}' has the service key of '{twin['name']}', and is part of that here"
+        )
+    return merged
+
+
+def _plain(one: Mapping[str, Any]) -> bool:
+    """Whether it is of the shape that can be put together; what is wrong with another is told as it stands."""
+    return all(isinstance(group, str) for group in one.get("resource_groups", (None,)))
 
 
 def _id(place: str) -> str:
