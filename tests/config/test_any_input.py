@@ -21,6 +21,8 @@ from aicore_proxy.config.imports import imported
 from aicore_proxy.config.load import Loaded, load
 from aicore_proxy.config.render import dump, masked
 from aicore_proxy.config.settings import Settings, SettingsError
+from aicore_proxy.sap.credentials import CredentialsError
+from aicore_proxy.server.configuration import find_credentials, load_telling_all
 
 FULL = {
     "host": "127.0.0.1",
@@ -100,11 +102,14 @@ def either(content: bytes, suffix: str) -> Loaded | SettingsError:
         with suppress(SettingsError):
             assert imported(read_document(file), file.parent).text("x").encode()
         try:
-            loaded = load({"SECRET": "x"}, file=file, cwd=file.parent, home=file.parent)
+            environ = {"SECRET": "x", "HOME": str(file.parent)}
+            loaded = load_telling_all(environ, file=file)
         except SettingsError as error:
             refused = error
         else:
             refused = None
+            with suppress(CredentialsError):
+                find_credentials(loaded, environ, file.parent)
         if refused is not None:
             assert refused.problems
             assert all(problem.isprintable() for problem in refused.problems), refused.problems

@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from aicore_proxy.config.checks import API_KEY_NAME
+from aicore_proxy.config.document import shown
 from aicore_proxy.config.load import Loaded, LoadError, load
 from aicore_proxy.config.settings import Settings, SettingsError, home_of, state_folder
 from aicore_proxy.gateway.keys import ClientKey, clashes, client_key
@@ -99,7 +100,7 @@ def find_credentials(loaded: Loaded, environ: Mapping[str, str], home: Path) -> 
             continue
         twin = next((k for k in keys if (k.client_id, k.api_url) == (key.client_id, key.api_url)), None)
         if twin is not None:
-            problems.append(f"{place}: it is the service key of {twin.name} too")
+            problems.append(f"{place}: it is the service key of {shown(twin.name)} too")
         keys.append(key)
     if problems:
         raise CredentialsError(problems)
