@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import subprocess
@@ -84,6 +85,19 @@ def test_errors_are_sentences(environ: dict[str, str], tmp_path: Path) -> None:
     for done in (unknown, wrong, nobody, nonsense, keyless):
         assert done.returncode == 1
         assert "Traceback" not in done.stderr
+
+
+def test_a_client_s_own_variable_where_the_configuration_has_hashes_only(
+    environ: dict[str, str], tmp_path: Path
+) -> None:
+    file = tmp_path / "hashes.yaml"
+    file.write_text(f"keys: [{{name: a, hash: 'sha256:{hashlib.sha256(KEY.encode()).hexdigest()}'}}]")
+    without = {name: value for name, value in environ.items() if name != "AICORE_PROXY_API_KEY"}
+    none = chat(without, "gpt-5", "Hello", "--config", str(file))
+    assert "give one with --key, or in AICORE_PROXY_KEY" in none.stderr
+    for name in ("AICORE_PROXY_KEY", "AICORE_PROXY_API_KEY"):
+        done = chat({**without, name: KEY}, "gpt-5", "Hello", "--config", str(file))
+        assert done.returncode == 0, done.stderr
 
 
 def test_tls_and_its_mistakes(environ: dict[str, str], simulator: Simulator, tmp_path: Path) -> None:

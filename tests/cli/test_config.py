@@ -86,12 +86,15 @@ subaccounts:
   - {{name: jp, service_key_file: missing.json}}
   - {{name: au, service_key: {json.dumps(KEY)}}}
   - {{name: ca, service_key: {json.dumps(KEY)}}}
+api_key: a-key-of-ours
+keys: [{{name: default, key: another-key}}]
 """,
     )
     wanted = [
         "1: hots is not a setting: did you mean 'host'?",
         "6: subaccounts[2].service_key_file is no use: missing.json: cannot be read: No such file or directory.",
         "2: tls_certificate: bad.pem is no certificate with its key in PEM",
+        "10: keys[0].name: 'default' is what api_key is called.",
         "4: subaccounts[0].service_key: url is missing",
         "4: subaccounts[0].service_key: serviceurls.AI_API_URL is missing",
         "4: subaccounts[0].service_key: clientsecret is missing (or, of an X.509 key, certificate and key)",

@@ -13,6 +13,7 @@ import pytest
 
 from aicore_proxy.config.load import Loaded, load
 from aicore_proxy.config.settings import Settings, SettingsError
+from aicore_proxy.server.configuration import client_keys
 
 SERVICE_KEY = {
     "clientid": "sb-1",
@@ -196,12 +197,12 @@ def test_a_file_with_secrets_that_everybody_may_read_is_noted(tmp_path: Path) ->
 # --- bad files
 
 
-def test_api_key_is_one_of_the_keys(tmp_path: Path) -> None:
-    text = "api_key: a-key-of-ours\nkeys:\n- {name: default, key: another-key}\n- {name: b, key: a-key-of-ours}"
-    assert problems(tmp_path, text) == [
-        "aicore-proxy.yaml:3: keys[0].name stands twice: api_key is called 'default' too.",
-        "aicore-proxy.yaml:4: keys[1] is the same key as api_key.",
-    ]
+def test_api_key_may_be_one_of_the_keys_again(tmp_path: Path) -> None:
+    text = {"keys": [{"name": "a", "key": "a-key-of-ours", "models": ["gpt-*"]}, {"name": "b", "key": "another-key"}]}
+    settings = loaded(tmp_path, text, AICORE_PROXY_API_KEY="a-key-of-ours").settings
+    assert [(key.name, key.models) for key in client_keys(settings)] == [("a", ("gpt-*",)), ("b", ())]
+    settings = loaded(tmp_path, text, AICORE_PROXY_API_KEY="a-third-key").settings
+    assert [key.name for key in client_keys(settings)] == ["default", "a", "b"]
 
 
 def test_every_problem_is_told_at_once_where_it_is(tmp_path: Path) -> None:

@@ -20,7 +20,12 @@ from aicore_proxy.config.schema import schema
 from aicore_proxy.config.settings import SettingsError, home_of
 from aicore_proxy.sap.credentials import CredentialsError, ServiceKey
 from aicore_proxy.sap.token import client_tls
-from aicore_proxy.server.configuration import certificate_problems, find_credentials, load_telling_all
+from aicore_proxy.server.configuration import (
+    certificate_problems,
+    find_credentials,
+    load_telling_all,
+    name_problems,
+)
 
 FILE = click.Path(path_type=Path)
 
@@ -40,7 +45,7 @@ def check(file: Path | None, config: Path | None) -> None:
     `aicore-proxy doctor`.
     """
     loaded = _loaded(file or config, load_telling_all)
-    problems = certificate_problems(loaded)
+    problems = certificate_problems(loaded) + name_problems(loaded)
     notes = list(loaded.notes)
     summary = _summary(loaded)
     try:

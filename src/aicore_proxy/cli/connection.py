@@ -28,6 +28,8 @@ TIMEOUT = 600.0
 """Seconds without a byte of an answer: models think for minutes."""
 LONGEST_ERROR = 65536
 KEY_VARIABLE = "AICORE_PROXY_API_KEY"
+OWN_VARIABLE = "AICORE_PROXY_KEY"
+"""A client's key that is no setting of the proxy's, for those who have both on one machine."""
 
 
 class ProxyError(Exception):
@@ -74,8 +76,9 @@ def connection_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option(
             "--key",
             metavar="KEY",
-            help=f"A client key of the proxy ({KEY_VARIABLE}, then the configuration's, then the one that the proxy "
-            "made and keeps). '-' asks for it: others on this machine may see what a command line holds.",
+            help=f"A client key of the proxy ({OWN_VARIABLE}, {KEY_VARIABLE}, then the configuration's, then the one "
+            "that the proxy made and keeps). '-' asks for it: others on this machine may see what a command line "
+            "holds.",
         ),
         click.option("--url", help="The proxy's URL (that of the running configuration: http://127.0.0.1:3001)."),
     ):
@@ -112,6 +115,8 @@ def _key(given: str | None, settings: Settings) -> Key:
         return Key(_fit(given, "the key that you typed"), "the key that you typed")
     if given:
         return Key(_fit(given, "--key"), "--key")
+    if named := os.environ.get(OWN_VARIABLE, "").strip():
+        return Key(_fit(named, OWN_VARIABLE), OWN_VARIABLE, variable=OWN_VARIABLE)
     if settings.api_key:
         if os.environ.get(KEY_VARIABLE, "").strip() == settings.api_key:
             return Key(settings.api_key, KEY_VARIABLE, variable=KEY_VARIABLE)
@@ -120,7 +125,9 @@ def _key(given: str | None, settings: Settings) -> Key:
     if known:
         return Key(known[0].key, f"the configuration (key '{known[0].name}')")
     if settings.keys:
-        raise click.ClickException("The configuration holds its keys as hashes only: give one with --key.")
+        raise click.ClickException(
+            f"The configuration holds its keys as hashes only: give one with --key, or in {OWN_VARIABLE}."
+        )
     path = state_folder(os.environ) / FILE_NAME
     try:
         return Key(_fit(path.read_text(encoding="ascii").strip(), str(path)), str(path), path=path)

@@ -16,6 +16,7 @@ from aicore_proxy.config.settings import (
     FALLBACK_REASONS,
     PREFIX,
     STRATEGIES,
+    KeySettings,
     Settings,
     SubaccountSettings,
     is_loopback,
@@ -45,7 +46,6 @@ CHOICES = {
 }
 MOST = 10**9
 """Of other whole numbers."""
-API_KEY_NAME = "default"
 SHORTEST_KEY = 8
 LONGEST_KEY = 1024
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@ -]{0,63}")
@@ -57,7 +57,7 @@ def unfit(settings: Settings) -> Iterator[Problem]:
     yield from _scalars(settings)
     yield from _addresses(settings)
     yield from _subaccounts(settings.subaccounts)
-    yield from _keys(settings)
+    yield from _keys(settings.keys)
     yield from _patterns(("models",), settings.models.include, settings.models.exclude)
     yield from _aliases(settings.aliases)
     yield from _routing(settings)
@@ -118,13 +118,11 @@ def _subaccounts(subaccounts: Iterable[SubaccountSettings]) -> Iterator[Problem]
                 yield (*place, "deployments", name), "must be a name with the id of at least one deployment"
 
 
-def _keys(settings: Settings) -> Iterator[Problem]:
+def _keys(keys: Iterable[KeySettings]) -> Iterator[Problem]:
     first: dict[str, int] = {}
-    same = {_digest(settings.api_key): "api_key"} if settings.api_key else {}
-    for number, key in enumerate(settings.keys):
+    same: dict[str, int] = {}
+    for number, key in enumerate(keys):
         place: Place = ("keys", number)
-        if settings.api_key and key.name == API_KEY_NAME:
-            yield (*place, "name"), f"stands twice: api_key is called '{API_KEY_NAME}' too"
         if not key.name.strip() or not key.name.isprintable() or len(key.name) > 64:
             yield (*place, "name"), "must be 1 to 64 characters"
         if first.setdefault(key.name, number) != number:
@@ -136,8 +134,8 @@ def _keys(settings: Settings) -> Iterator[Problem]:
             yield (*place, "hash"), "must be sha256: and 64 hexadecimal digits, the SHA-256 of the key"
         elif key.key and (words := _unfit_key(key.key)):
             yield (*place, "key_file" if key.key_file else "key"), words
-        elif (twin := same.setdefault(_digest(given), f"keys[{number}]")) != f"keys[{number}]":
-            yield place, f"is the same key as {twin}"
+        elif (twin := same.setdefault(_digest(given), number)) != number:
+            yield place, f"is the same key as keys[{twin}]"
         yield from _patterns((*place, "models"), key.models)
 
 

@@ -17,11 +17,12 @@ FILE_LIMIT = 1024 * 1024  # bytes of a file that holds credentials
 
 
 class CredentialsError(Exception):
-    """What is wrong with the credentials that were found, one problem a line, with file and member, never a value."""
+    """What is wrong with the credentials that were found, one problem a line, with file and member, never a value. Fit
+    for a terminal and a log line, whatever the file is called."""
 
     def __init__(self, problems: Sequence[str]) -> None:
-        super().__init__("\n".join(problems))
-        self.problems = tuple(problems)
+        self.problems = tuple(each if each.isprintable() else ascii(each)[1:-1] for each in problems)
+        super().__init__("\n".join(self.problems))
 
 
 class Secret(Struct, frozen=True):

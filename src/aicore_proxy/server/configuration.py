@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import Struct
 
-from aicore_proxy.config.checks import API_KEY_NAME
 from aicore_proxy.config.document import shown
 from aicore_proxy.config.load import Loaded, LoadError, load
 from aicore_proxy.config.settings import Settings, SettingsError, home_of, state_folder
@@ -32,7 +31,7 @@ from aicore_proxy.server.tls import CertificateError, certificate_of
 
 log = logging.getLogger("aicore_proxy.configuration")
 
-DEFAULT_KEY = API_KEY_NAME
+DEFAULT_KEY = "default"
 FIXED = (
     *("host", "port", "workers", "tls_certificate", "tls_key", "head_timeout", "head_limit", "idle_timeout"),
     *("stuck_timeout", "pool_idle", "cors_origins", "openapi", "simulator_port", "drain_delay"),
@@ -73,8 +72,11 @@ class Configuration(Struct, frozen=True):
 
 def client_keys(settings: Settings) -> tuple[ClientKey, ...]:
     """The clients' keys, none of them where none is configured. Raises SettingsError."""
-    keys = [client_key(DEFAULT_KEY, settings.api_key)] if settings.api_key else []
-    keys += [client_key(key.name, key.key or key.hash, models=key.models, owner=key.owner) for key in settings.keys]
+    keys = [client_key(key.name, key.key or key.hash, models=key.models, owner=key.owner) for key in settings.keys]
+    if settings.api_key:
+        own = client_key(DEFAULT_KEY, settings.api_key)
+        # One of the keys again, as a client's shell has it in AICORE_PROXY_API_KEY, is that one and no other
+        keys = keys if any(key.digest == own.digest for key in keys) else [own, *keys]
     if problems := clashes(keys):
         raise SettingsError(problems)
     return tuple(keys)
@@ -131,8 +133,21 @@ def certificate_problems(loaded: Loaded) -> list[str]:
     return []
 
 
+def name_problems(loaded: Loaded) -> list[str]:
+    """Whether one of the keys has the name of ``api_key``."""
+    settings = loaded.settings
+    own = [number for number, key in enumerate(settings.keys) if key.name == DEFAULT_KEY]
+    if not own or not settings.api_key:
+        return []
+    hashed = f"sha256:{client_key(DEFAULT_KEY, settings.api_key).digest.hex()}"
+    if any(key.key == settings.api_key or key.hash.lower() == hashed for key in settings.keys):
+        return []
+    origin = loaded.origins.get("keys")
+    return [f"{f'{origin}: ' if origin else ''}keys[{own[0]}].name: '{DEFAULT_KEY}' is what api_key is called."]
+
+
 def _more_problems(loaded: Loaded, environ: Mapping[str, str]) -> list[str]:
-    problems = certificate_problems(loaded)
+    problems = certificate_problems(loaded) + name_problems(loaded)
     try:
         find_credentials(loaded, environ, home_of(environ))
     except CredentialsError as error:
