@@ -84,8 +84,23 @@ def test_half_a_source_is_an_error_and_not_filled_up_from_the_next(tmp_path: Pat
     environ = {"AICORE_CLIENT_ID": "a", "VCAP_SERVICES": vcap(KEY)}
     with pytest.raises(CredentialsError) as caught:
         find_service_keys(environ, tmp_path)
-    assert len(caught.value.problems) == 3
-    assert all(problem.startswith("the variables AICORE_*: ") for problem in caught.value.problems)
+    source = "the variables AICORE_*"
+    assert caught.value.problems == (
+        f"{source}: AICORE_AUTH_URL is missing",
+        f"{source}: AICORE_BASE_URL is missing",
+        f"{source}: AICORE_CLIENT_SECRET is missing (or, of an X.509 key, AICORE_CERT_STR and AICORE_KEY_STR)",
+    )
+    write(tmp_path / "config.json", {"AICORE_CLIENT_SECRET": "x", "AICORE_AUTH_URL": "ftp://x"})
+    with pytest.raises(CredentialsError) as caught:
+        find_service_keys({"AICORE_HOME": str(tmp_path)}, tmp_path)
+    assert [problem.rpartition(": ")[2] for problem in caught.value.problems] == [
+        "AICORE_AUTH_URL is not an http(s) URL",
+        "AICORE_BASE_URL is missing",
+        "AICORE_CLIENT_ID is missing",
+    ]
+    write(tmp_path / "config.json", {"clientid": "x", "url": "https://x", "clientsecret": "x"})
+    with pytest.raises(CredentialsError, match=r"serviceurls\.AI_API_URL is missing"):
+        find_service_keys({"AICORE_HOME": str(tmp_path)}, tmp_path)
 
 
 def test_variables_are_normalised(tmp_path: Path) -> None:

@@ -77,7 +77,12 @@ def find_service_keys(environ: Mapping[str, str], home: Path, defaults: tuple[Pa
     for source, look in direct:
         if raw := look():
             watched = (*files, *certificate_files(environ if source.startswith("the ") else config))
-            return Found((service_key(raw, "default", source, group),), source, tuple(notes), watched)
+            try:
+                key = service_key(raw, "default", source, group)
+            except CredentialsError as error:
+                settings = source != "AICORE_SERVICE_KEY" and raw is not config
+                raise (as_settings(error) if settings else error) from None
+            return Found((key,), source, tuple(notes), watched)
     if bindings:
         return from_bindings(bindings, VCAP if environ.get(VCAP, "").strip() else VCAP_FILE, group, notes)
     roots = mounts(environ, defaults)
@@ -147,6 +152,19 @@ def from_settings(settings: Mapping[str, Any]) -> dict[str, str]:
                 raise CredentialsError([f"both {inline} and AICORE_{name} are given: leave one of them out"])
             raw[member] = read(path_of(path))
     return {member: value for member, value in raw.items() if value}
+
+
+def as_settings(error: CredentialsError) -> CredentialsError:
+    """The same problems in the names of settings, where they were given as such and not as a service key."""
+    names = {member: f"AICORE_{name}" for name, member in MEMBERS.items()} | {
+        "serviceurls.AI_API_URL": "AICORE_BASE_URL"
+    }
+    problems = []
+    for source, _, problem in (each.partition(": ") for each in error.problems):
+        member, space, words = problem.partition(" ")
+        words = words.replace("certificate and key)", "AICORE_CERT_STR and AICORE_KEY_STR)")
+        problems.append(f"{source}: {names.get(member, member)}{space}{words}")
+    return CredentialsError(problems)
 
 
 def certificate_files(settings: Mapping[str, Any]) -> list[Path]:
