@@ -14,6 +14,7 @@ class Numbers:
     """The samples of one look at /metrics. Names without ``aicore_proxy_`` are ours."""
 
     def __init__(self, text: str) -> None:
+        self.text = text
         self.families = list(text_string_to_metric_families(text))
         self.samples = [sample for family in self.families for sample in family.samples]
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -137,3 +139,18 @@ def test_the_docs_name_every_metric_with_its_kind_and_labels(numbers: Numbers) -
         told[name] = (family.type, labels - {"le"})
 
     assert documented() == told
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("check", "rules", "alerts.yml"), ("check", "config", "--syntax-only", "prometheus.yml"), ("check", "metrics")],
+    ids=lambda command: " ".join(command[:2]),
+)
+def test_prometheus_takes_it(numbers: Numbers, command: tuple[str, ...]) -> None:
+    if (promtool := shutil.which("promtool")) is None:
+        pytest.skip("promtool is not installed")
+    place = ROOT / "deploy/prometheus"
+    done = subprocess.run(
+        [promtool, *command], cwd=place, input=numbers.text, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
