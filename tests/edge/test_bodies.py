@@ -51,7 +51,7 @@ def test_compressed_bodies(edge: Server, packing: str) -> None:
 
 
 @pytest.mark.parametrize("coding", ["br", "compress", "gzip, zstd", "gzip, gzip", "rot13"])
-def test_other_codings_are_refused(edge: Server, coding: str) -> None:
+def test_i02_other_codings_are_refused(edge: Server, coding: str) -> None:
     with edge.connect() as client:
         answer = client.get("/", b"hello", fields=f"Content-Encoding: {coding}\r\n")
     assert (answer.status, answer.json["fault"]) == (415, "unsupported")
@@ -81,7 +81,7 @@ def test_a_zstd_window_over_8_mib_is_refused(edge: Server) -> None:
         assert client.get("/", packed, fields="Content-Encoding: zstd\r\n").status == 400
 
 
-def test_a_declared_size_over_the_limit_is_refused_unread(edge: Server) -> None:
+def test_i04_a_declared_size_over_the_limit_is_refused_unread(edge: Server) -> None:
     with edge.connect() as client:
         client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10737418240\r\n\r\n")
         began = time.monotonic()
@@ -92,7 +92,7 @@ def test_a_declared_size_over_the_limit_is_refused_unread(edge: Server) -> None:
 
 @pytest.mark.parametrize(("path", "most"), [("/", LIMIT + 16 * MIB), ("/keyed", 4 * MIB)])
 @pytest.mark.parametrize("declared", [True, False])
-def test_a_large_body_is_not_taken(edge: Server, path: str, most: int, declared: bool) -> None:
+def test_i04_a_large_body_is_not_taken(edge: Server, path: str, most: int, declared: bool) -> None:
     framing = f"Content-Length: {192 * MIB}" if declared else "Transfer-Encoding: chunked"
     with edge.connect(timeout=1.0) as client:
         client.send(f"POST {path} HTTP/1.1\r\nHost: a\r\n{framing}\r\n\r\n".encode())
@@ -109,7 +109,7 @@ def test_a_large_body_is_not_taken(edge: Server, path: str, most: int, declared:
 
 @pytest.mark.timed
 @pytest.mark.parametrize("coding", ["gzip", "deflate", "zstd"])
-def test_bombs(coding: str) -> None:
+def test_i02_bombs(coding: str) -> None:
     size = 512 * MIB
     with serving() as server:
         if coding == "zstd":

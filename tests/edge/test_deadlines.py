@@ -20,7 +20,7 @@ def closed_after(client: Raw, *, at_least: float, at_most: float) -> bytes:
     return out
 
 
-def test_a_silent_connection_ends(hasty: Server) -> None:
+def test_i08_a_silent_connection_ends(hasty: Server) -> None:
     with hasty.connect() as client:
         assert closed_after(client, at_least=1.5, at_most=1.5) == b""
 
@@ -33,7 +33,7 @@ def test_a_kept_alive_connection_ends(hasty: Server) -> None:
         assert closed_after(client, at_least=0.5, at_most=1.5) == b""
 
 
-def test_a_slow_head_ends_with_a_408(hasty: Server) -> None:
+def test_i08_a_slow_head_ends_with_a_408(hasty: Server) -> None:
     with hasty.connect() as client:
         began = time.monotonic()
         client.send(b"GET / HTTP/1.1\r\nHost: a\r\n")
@@ -77,7 +77,7 @@ def test_a_body_that_stops_ends_with_a_408(hasty: Server) -> None:
         assert client.rest(within=1 + ROOM) == b""
 
 
-def test_a_body_that_drips_ends_with_a_408(hasty: Server) -> None:
+def test_i08_a_body_that_drips_ends_with_a_408(hasty: Server) -> None:
     with hasty.connect() as client:
         client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n")
         began = time.monotonic()
@@ -93,7 +93,7 @@ def test_a_body_that_drips_ends_with_a_408(hasty: Server) -> None:
         assert client.answer().status == 408
 
 
-def test_a_stuck_reader_is_cut_and_a_slow_one_is_not(hasty: Server) -> None:
+def test_s09_a_stuck_reader_is_cut_and_a_slow_one_is_not(hasty: Server) -> None:
     with hasty.connect() as stuck, hasty.connect() as slow:
         for client in (stuck, slow):
             client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
@@ -111,7 +111,7 @@ def test_a_stuck_reader_is_cut_and_a_slow_one_is_not(hasty: Server) -> None:
         assert len(stuck.rest()) < 30_000_000
 
 
-def test_a_stuck_reader_of_a_stream_is_cut(hasty: Server) -> None:
+def test_s09_a_stuck_reader_of_a_stream_is_cut(hasty: Server) -> None:
     with hasty.connect() as client:
         client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
         before = hasty.state()["closed"].count("client_gone")

@@ -102,7 +102,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_refused_once_and_closed(edge: Server, case: str) -> None:
+def test_i07_refused_once_and_closed(edge: Server, case: str) -> None:
     status, data = REFUSED[case]
     follower = f"/follower-{next(_number)}"
     with edge.connect() as client:
@@ -164,7 +164,7 @@ def test_a_break_in_the_body_of_a_pipelined_request(edge: Server) -> None:
     assert not any("never-run" in request for request in edge.state()["requests"])
 
 
-def test_pipelined_requests_are_answered_in_order(edge: Server) -> None:
+def test_c08_pipelined_requests_are_answered_in_order(edge: Server) -> None:
     with edge.connect() as client:
         count = 40
         for number in range(count):
@@ -177,7 +177,7 @@ def test_pipelined_requests_are_answered_in_order(edge: Server) -> None:
                 assert (answer.json["path"], answer.json["length"]) == (f"/number-{number}", number)
 
 
-def test_a_second_request_during_a_stream_waits(edge: Server) -> None:
+def test_c08_a_second_request_during_a_stream_waits(edge: Server) -> None:
     with edge.connect() as client:
         client.ask("/stream/a/0.3/b")
         assert client.head().status == 200
@@ -246,7 +246,7 @@ def test_the_path_comes_from_the_target_alone(edge: Server, target: str, path: s
     ],
 )
 @pytest.mark.parametrize("apart", [False, True])
-def test_an_upgrade_is_not_taken_up(edge: Server, upgrade: str, apart: bool) -> None:
+def test_i09_an_upgrade_is_not_taken_up(edge: Server, upgrade: str, apart: bool) -> None:
     with edge.connect() as client:
         assert client.get("/no-body", method="GET", fields=upgrade).json["upgrade"] in ("websocket", "h2c")
         if apart:

@@ -90,7 +90,7 @@ def test_a_right_key_is_found_in_every_usual_place(asked: ClientRequest) -> None
         request(query="api_key=right&monkey=right"),
     ],
 )
-def test_everything_else_is_refused(asked: ClientRequest) -> None:
+def test_i05_everything_else_is_refused(asked: ClientRequest) -> None:
     with pytest.raises(Fault) as refused:
         Keys([client_key("mine", "right")]).authenticate(asked)
     assert refused.value.kind is Kind.UNAUTHENTICATED
@@ -116,7 +116,7 @@ def fails(keys: Keys, key: str = "wrong", address: str = "192.0.2.1") -> tuple[K
     return refused.value.kind, refused.value.retry_after
 
 
-def test_failures_of_an_address_are_slowed_and_a_right_key_is_served() -> None:
+def test_i06_failures_of_an_address_are_slowed_and_a_right_key_is_served() -> None:
     clock = Clock()
     keys = Keys([client_key("mine", "right")], clock=clock)
     for number in range(20):
@@ -181,7 +181,7 @@ def test_the_memory_of_failures_is_bounded() -> None:
     assert len(keys._strikes) == 50
 
 
-def test_guessers_on_the_wire(edge: Server) -> None:
+def test_i06_guessers_on_the_wire(edge: Server) -> None:
     with serving() as server, server.connect() as client:
         statuses = []
         for number in range(150):

@@ -20,7 +20,7 @@ def room_for(connections: int) -> None:
 
 @pytest.mark.timed
 @pytest.mark.parametrize("size", [1000, 65536])
-def test_a_client_that_reads_nothing_costs_little(size: int) -> None:
+def test_s08_a_client_that_reads_nothing_costs_little(size: int) -> None:
     with serving() as server:
         with server.connect() as warm:
             warm.ask(f"/push/{size}")
@@ -43,7 +43,7 @@ def test_a_client_that_reads_nothing_costs_little(size: int) -> None:
 
 
 @pytest.mark.timed
-def test_a_burst_of_connections_is_accepted() -> None:
+def test_o07_a_burst_of_connections_is_accepted() -> None:
     room_for(1000)
     with serving() as server:
         began = time.monotonic()
@@ -64,7 +64,7 @@ def test_a_burst_of_connections_is_accepted() -> None:
 
 
 @pytest.mark.timed
-def test_silent_connections_and_slow_heads_cost_little_and_hold_nobody_up() -> None:
+def test_i08_silent_connections_and_slow_heads_cost_little_and_hold_nobody_up() -> None:
     room_for(2000)
     with serving() as server:
         with server.connect() as client:

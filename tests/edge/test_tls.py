@@ -85,7 +85,7 @@ def test_old_versions_are_refused(secured: Server) -> None:
 
 @pytest.mark.timed
 @pytest.mark.parametrize("greeting", [b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", b"\0" * 64])
-def test_whoever_does_not_speak_tls_is_cut_off(secured: Server, greeting: bytes) -> None:
+def test_i09_whoever_does_not_speak_tls_is_cut_off(secured: Server, greeting: bytes) -> None:
     with Raw(secured.port) as client:
         client.send(greeting)
         assert b"HTTP/1.1" not in client.rest(within=5)

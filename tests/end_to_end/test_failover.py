@@ -42,7 +42,7 @@ CASES = [
 @pytest.mark.parametrize(("stream", "fault"), CASES, ids=str)
 @pytest.mark.parametrize("model", [GPT, CLAUDE, GEMINI])
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_a_fault_of_one_subaccount_is_none_of_the_client_s(
+def test_d05_d18_d21_d23_a_fault_of_one_subaccount_is_none_of_the_client_s(
     proxy: Proxy, simulator: Simulator, protocol: str, model: str, stream: bool, fault: dict[str, Any]
 ) -> None:
     prompt = simulate(text="fine", at=["demo-eu"], **fault)
@@ -54,7 +54,7 @@ def test_a_fault_of_one_subaccount_is_none_of_the_client_s(
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_a_client_s_own_mistake_is_asked_once(proxy: Proxy, simulator: Simulator, protocol: str) -> None:
+def test_d14_a_client_s_own_mistake_is_asked_once(proxy: Proxy, simulator: Simulator, protocol: str) -> None:
     before = sum(simulator.received().values())
 
     answer = proxy.http.post(
@@ -69,7 +69,7 @@ def test_a_client_s_own_mistake_is_asked_once(proxy: Proxy, simulator: Simulator
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("model", [GPT, CLAUDE, GEMINI])
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_a_page_in_place_of_an_answer_is_called_so(proxy: Proxy, protocol: str, model: str, stream: bool) -> None:
+def test_d23_a_page_in_place_of_an_answer_is_called_so(proxy: Proxy, protocol: str, model: str, stream: bool) -> None:
     answer = proxy.http.post(PATHS[protocol], json=body(protocol, model, simulate(garbage="html"), stream=stream))
 
     assert answer.status_code == 502
@@ -119,7 +119,7 @@ def test_an_error_says_whom_it_was_asked_of(proxy: Proxy, stream: bool) -> None:
     assert answer.headers["x-aicore-proxy-subaccount"] in ("demo-eu", "demo-us")
 
 
-def test_a_revoked_token_is_renewed_once_for_all(tmp_path: Path) -> None:
+def test_d12_a_revoked_token_is_renewed_once_for_all(tmp_path: Path) -> None:
     # A simulator of its own: others' proxies, which have just renewed theirs for a scripted 401, would wait for 5 s
     with running_simulator(tmp_path) as simulator, running_proxy(tmp_path, simulator) as proxy:
         asked = simulator.state()["subaccounts"]["demo-eu"]["token_requests"]

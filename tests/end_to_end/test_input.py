@@ -37,7 +37,7 @@ BAD_REQUESTS = [
 
 
 @pytest.mark.parametrize(("path", "content", "hint"), BAD_REQUESTS)
-def test_a_bad_body_is_told_in_the_protocol(proxy: Proxy, path: str, content: bytes, hint: str) -> None:
+def test_i01_i03_a_bad_body_is_told_in_the_protocol(proxy: Proxy, path: str, content: bytes, hint: str) -> None:
     answer = proxy.http.post(path, content=content, headers={"content-type": "application/json"})
 
     assert answer.status_code == 400
@@ -109,7 +109,7 @@ def test_zstd_is_read_and_what_is_not_read_is_a_415(proxy: Proxy) -> None:
     assert "gzip" in error_of("messages", refused)["message"]
 
 
-def test_a_bomb_is_stopped_while_it_inflates(proxy: Proxy) -> None:
+def test_i02_a_bomb_is_stopped_while_it_inflates(proxy: Proxy) -> None:
     content = gzip.compress(b" " * (80 * 1024 * 1024))
 
     answer = proxy.http.post(PATHS["chat"], content=content, headers={"content-encoding": "gzip"})
@@ -142,7 +142,7 @@ def guarded(simulator: Simulator, tmp_path_factory: pytest.TempPathFactory) -> I
         yield proxy
 
 
-def test_without_the_right_key_nothing_is_served_and_guessers_are_slowed(guarded: Proxy) -> None:
+def test_i05_i06_without_the_right_key_nothing_is_served_and_guessers_are_slowed(guarded: Proxy) -> None:
     wrongs = [
         {"Authorization": ""},
         {"Authorization": f"Bearer {KEY[:-1]}"},
@@ -173,7 +173,7 @@ ALLOWED = {"authorization", "ai-resource-group", "ai-client-type", "content-type
 
 @pytest.mark.parametrize("model", [GPT, CLAUDE, GEMINI])
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_only_known_headers_go_up(proxy: Proxy, simulator: Simulator, protocol: str, model: str) -> None:
+def test_i11_only_known_headers_go_up(proxy: Proxy, simulator: Simulator, protocol: str, model: str) -> None:
     headers = {
         "Accept": "application/vnd.amazon.eventstream",
         "Accept-Encoding": "gzip, br",
@@ -216,7 +216,7 @@ def test_cors_is_off(proxy: Proxy) -> None:
     assert not [name for name in answer.headers if name.startswith("access-control")]
 
 
-def test_logs_name_the_route_and_no_secret(proxy: Proxy, simulator: Simulator) -> None:
+def test_i20_logs_name_the_route_and_no_secret(proxy: Proxy, simulator: Simulator) -> None:
     secret = "a-very-private-prompt"
     proxy.http.post(f"{PATHS['chat']}?key={KEY}&x={secret}", json=body("chat", GPT, secret))
     proxy.http.post(f"/v1/{secret}")

@@ -80,7 +80,7 @@ async def test_a_body_of_20_mb_stalls_none_of_200_live_streams(
 
 @pytest.mark.timed
 @pytest.mark.parametrize(("protocol", "model"), [("chat", GPT), ("messages", GPT)])
-def test_a_client_that_reads_nothing_holds_its_upstream_back(
+def test_s08_a_client_that_reads_nothing_holds_its_upstream_back(
     tmp_path: Path, simulator: Simulator, protocol: str, model: str
 ) -> None:
     """The upstream pushes as fast as it can. Run for 6 s instead of 30: what is held is held after one."""

@@ -839,7 +839,7 @@ async def test_an_error_in_mid_stream_is_raised(client: Any, talk: Talk, model: 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("model", NEWEST)
-async def test_the_sdk_s_own_retry_follows_when_all_deployments_refuse(
+async def test_c05_the_sdk_s_own_retry_follows_when_all_deployments_refuse(
     proxy: Proxy, talk: Talk, model: str, kind: str
 ) -> None:
     deployments = 3 if model == "gpt-5" else 2

@@ -80,7 +80,9 @@ def subaccounts_that_answer(configured: Configured, model: str = "gpt-5") -> set
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-async def test_subaccounts_come_and_go_under_load(configured: Configured, simulator: Simulator, workers: int) -> None:
+async def test_g02_subaccounts_come_and_go_under_load(
+    configured: Configured, simulator: Simulator, workers: int
+) -> None:
     """What stays is not touched: no new token, no other discovery."""
     one, both = (configured.settings(*names, workers=workers) for names in (("eu",), ("eu", "us")))
     configured.write(one)
@@ -165,7 +167,7 @@ def asked(configured: Configured, key: str, model: str = "gpt-5") -> int:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_bad_file_changes_nothing_and_every_problem_is_said_once(configured: Configured, workers: int) -> None:
+def test_g01_a_bad_file_changes_nothing_and_every_problem_is_said_once(configured: Configured, workers: int) -> None:
     configured.write(configured.settings("eu", workers=workers))
     with serving(configured):
         bad = configured.settings("eu", workers=workers, breakers="perhaps", max_attempt=3, aliases={"fast": "gpt-4o"})
@@ -191,7 +193,7 @@ def test_a_bad_file_changes_nothing_and_every_problem_is_said_once(configured: C
         assert OTHER not in configured.log
 
 
-def test_a_rotated_secret_serves_the_next_token_and_the_held_one_meanwhile(
+def test_t13_a_rotated_secret_serves_the_next_token_and_the_held_one_meanwhile(
     configured: Configured, simulator: Simulator
 ) -> None:
     file = configured.home / "eu.json"
@@ -225,7 +227,7 @@ def rotate(simulator: Simulator, subaccount: str, secret: str) -> None:
     httpx2.patch(path, json={"clientsecret": secret}, trust_env=False).raise_for_status()
 
 
-def test_a_mounted_secret_changes_by_a_link_that_is_swapped(configured: Configured, simulator: Simulator) -> None:
+def test_g03_a_mounted_secret_changes_by_a_link_that_is_swapped(configured: Configured, simulator: Simulator) -> None:
     mount = configured.home / "mount"
     key = dict(configured.service_keys["eu"])
     mounted(mount, "one", {"eu.json": json.dumps(key), "client.key": KEY})
@@ -322,7 +324,7 @@ def test_a_request_that_began_before_a_reload_keeps_what_it_began_with(configure
     assert b"x-aicore-proxy-subaccount: us" in answer
 
 
-def test_a_stream_outlives_its_key_its_subaccount_and_its_alias(configured: Configured) -> None:
+def test_s07_a_stream_outlives_its_key_its_subaccount_and_its_alias(configured: Configured) -> None:
     settings = configured.settings("us", "eu", aliases={"mini": "gpt-5-mini"})
     settings["keys"].append({"name": "other", "key": OTHER})
     configured.write(settings)

@@ -59,7 +59,7 @@ CASES = [
 @pytest.mark.parametrize(
     ("protocol", "model"), [("chat", GPT), ("messages", CLAUDE), ("chat", CLAUDE), ("messages", GEMINI)]
 )
-def test_a_client_that_leaves_frees_its_upstream_within_a_second(
+def test_c01_a_client_that_leaves_frees_its_upstream_within_a_second(
     proxy: Proxy,
     simulator: Simulator,
     protocol: str,
@@ -164,7 +164,7 @@ MIDSTREAM: list[dict[str, Any]] = [{"cut_after": 3}, {"error_after": 3}]
 @pytest.mark.parametrize("script", MIDSTREAM, ids=str)
 @pytest.mark.parametrize("model", [GPT, CLAUDE, GEMINI])
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_an_upstream_that_dies_in_mid_stream_ends_with_an_error_event(
+def test_s01_an_upstream_that_dies_in_mid_stream_ends_with_an_error_event(
     proxy: Proxy, protocol: str, model: str, script: dict[str, Any]
 ) -> None:
     prompt = simulate(events=8, rate=50, **script)
@@ -178,7 +178,7 @@ def test_an_upstream_that_dies_in_mid_stream_ends_with_an_error_event(
 
 @pytest.mark.timed
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_a_stall_in_mid_stream_brings_keep_alives_and_then_an_error_event(
+def test_s04_a_stall_in_mid_stream_brings_keep_alives_and_then_an_error_event(
     impatient: Proxy, simulator: Simulator, protocol: str
 ) -> None:
     simulator.clear()

@@ -290,7 +290,7 @@ def total(proxy: Proxy, name: str) -> float:
 
 
 @pytest.mark.timed
-def test_metrics_are_those_of_all_workers_also_of_dead_ones(tmp_path: Path, simulator: Simulator) -> None:
+def test_r07_metrics_are_those_of_all_workers_also_of_dead_ones(tmp_path: Path, simulator: Simulator) -> None:
     simulator.clear()
     with running_proxy(tmp_path, simulator, workers="2", log_level="error") as proxy:
 
@@ -322,7 +322,7 @@ def test_metrics_are_those_of_all_workers_also_of_dead_ones(tmp_path: Path, simu
 
 @pytest.mark.timed
 @pytest.mark.parametrize("workers", ["1", "2"])
-async def test_sigterm_not_ready_first_then_no_new_work_then_what_is_in_flight(
+async def test_p01_sigterm_not_ready_first_then_no_new_work_then_what_is_in_flight(
     tmp_path: Path, simulator: Simulator, workers: str
 ) -> None:
     simulator.clear()

@@ -87,7 +87,9 @@ def test_stream_and_whole_answer_read_the_same(dialect: Dialect, response: Respo
 
 @each_pair
 @given(st.data())
-def test_any_split_of_the_bytes_gives_the_same_stream(source: Dialect, target: Dialect, data: st.DataObject) -> None:
+def test_s06_any_split_of_the_bytes_gives_the_same_stream(
+    source: Dialect, target: Dialect, data: st.DataObject
+) -> None:
     wire = data.draw(wires(source))
     whole = run(pipe(source, target), wire)
     assert check(target.name, whole) == "whole"
@@ -111,7 +113,7 @@ def test_a_stream_tells_what_the_upstream_told(source: Dialect, target: Dialect,
 
 @each_pair
 @given(st.data())
-def test_line_ends_comments_and_missing_spaces_change_nothing(
+def test_s06_line_ends_comments_and_missing_spaces_change_nothing(
     source: Dialect, target: Dialect, data: st.DataObject
 ) -> None:
     wire = data.draw(wires(source))
@@ -139,7 +141,7 @@ def test_keep_alives_of_the_upstream_are_swallowed(source: Dialect, target: Dial
 
 @each_pair
 @given(st.data())
-def test_a_stream_cut_anywhere_never_ends_silently(source: Dialect, target: Dialect, data: st.DataObject) -> None:
+def test_s01_a_stream_cut_anywhere_never_ends_silently(source: Dialect, target: Dialect, data: st.DataObject) -> None:
     """Closed in an orderly way after any byte: nothing before content, else an error event or, once the finish was
     seen, the proper end."""
     wire = data.draw(wires(source))
@@ -218,7 +220,7 @@ def test_an_error_inside_the_stream(upstream: str, shape: str, target: Dialect, 
 
 @each_pair
 @given(st.data())
-def test_bytes_after_the_end_are_ignored(source: Dialect, target: Dialect, data: st.DataObject) -> None:
+def test_s10_bytes_after_the_end_are_ignored(source: Dialect, target: Dialect, data: st.DataObject) -> None:
     wire = data.draw(wires(source))
     stream = pipe(source, target)
     out = run(stream, wire)
@@ -229,7 +231,7 @@ def test_bytes_after_the_end_are_ignored(source: Dialect, target: Dialect, data:
 
 @each_pair
 @given(st.data())
-def test_a_frame_nobody_can_read(source: Dialect, target: Dialect, data: st.DataObject) -> None:
+def test_s05_a_frame_nobody_can_read(source: Dialect, target: Dialect, data: st.DataObject) -> None:
     """A relay passes it on after content, a translation ends with an error event: S05."""
     wire = data.draw(wires(source))
     sent = frames(wire)
@@ -247,7 +249,7 @@ def test_a_frame_nobody_can_read(source: Dialect, target: Dialect, data: st.Data
 
 
 @each_dialect
-def test_a_frame_without_end_is_an_error_event(dialect: Dialect) -> None:
+def test_s05_a_frame_without_end_is_an_error_event(dialect: Dialect) -> None:
     others = [other for other in DIALECTS.values() if other is not dialect]
     for source in (dialect, *others):
         begun = written(source, list(_begun()))

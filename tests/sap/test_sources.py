@@ -212,7 +212,7 @@ async def test_a_wrong_certificate_is_refused_as_xsuaa_does(
     assert "PRIVATE" not in caught.value.message
 
 
-async def test_an_expired_certificate_is_named(
+async def test_t14_an_expired_certificate_is_named(
     keys: Mapping[str, Key], certificates: Certificates, upstream: PooledUpstream, supervisor: Supervisor
 ) -> None:
     """SAP makes them for seven days: what an operator must read at once."""

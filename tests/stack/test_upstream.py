@@ -66,7 +66,7 @@ async def test_i10_a_line_break_is_never_a_header_of_its_own(upstream: PooledUps
         assert peer.requests == 0
 
 
-async def test_redirects_are_not_followed(upstream: PooledUpstream) -> None:
+async def test_d24_redirects_are_not_followed(upstream: PooledUpstream) -> None:
     async with listening(scripted(whole(b"", "307 Temporary Redirect", "location: http://127.0.0.1:1/\r\n"))) as peer:
         response = await upstream.send(post(peer))
         assert (response.status, response.headers["Location"]) == (307, "http://127.0.0.1:1/")
@@ -94,7 +94,7 @@ async def test_repeated_fields_are_all_there_and_names_have_no_case(upstream: Po
         (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1;a=b\r\nx\r\n0\r\ntrailer: y\r\n\r\n", 200),
     ],
 )
-async def test_answers_of_every_kind(upstream: PooledUpstream, raw: bytes, status: int) -> None:
+async def test_d25_answers_of_every_kind(upstream: PooledUpstream, raw: bytes, status: int) -> None:
     async with listening(scripted(raw)) as peer:
         assert (await answered(upstream, post(peer)))[0] == status
 
@@ -113,7 +113,7 @@ async def test_answers_of_every_kind(upstream: PooledUpstream, raw: bytes, statu
     ],
     ids=["none", "part of a status", "part of a head", "html", "two lengths", "a CR", "1,000 fields", "1 MiB"],
 )
-async def test_a_head_that_is_none_is_an_error(upstream: PooledUpstream, raw: bytes) -> None:
+async def test_n07_a_head_that_is_none_is_an_error(upstream: PooledUpstream, raw: bytes) -> None:
     async with listening(scripted(raw)) as peer:
         with pytest.raises(UpstreamError) as caught:
             await upstream.send(post(peer))
@@ -136,7 +136,7 @@ CUTS = {
 
 @pytest.mark.parametrize("cut", CUTS)
 @pytest.mark.parametrize("pause", [0.0, 0.1])
-async def test_a_body_cut_in_the_middle_is_an_error_after_what_had_come(
+async def test_n08_a_body_cut_in_the_middle_is_an_error_after_what_had_come(
     upstream: PooledUpstream, cut: str, pause: float
 ) -> None:
     raw, then = CUTS[cut]
@@ -167,7 +167,7 @@ async def test_a_turn_that_brings_only_framing_is_no_end(upstream: PooledUpstrea
         ("br", b"hello", "not asked for"),
     ],
 )
-async def test_an_encoding_that_nobody_asked_for(
+async def test_n08_an_encoding_that_nobody_asked_for(
     upstream: PooledUpstream, encoding: str, body: bytes, error: str | None
 ) -> None:
     async with listening(scripted(whole(body, fields=f"content-encoding: {encoding}\r\n"))) as peer:
@@ -218,7 +218,7 @@ async def test_a_long_body_is_read_to_the_limit_and_its_connection_ended(upstrea
         await asyncio.wait_for(peer.talks[0].gone.wait(), 1.0)
 
 
-async def test_bytes_after_the_end_never_reach_the_next_answer(upstream: PooledUpstream) -> None:
+async def test_s10_bytes_after_the_end_never_reach_the_next_answer(upstream: PooledUpstream) -> None:
     async with listening(
         scripted(whole(b"one") + b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nbad", then="keep")
     ) as peer:
@@ -349,7 +349,7 @@ async def black_hole() -> AsyncIterator[str]:
         filler.close()
 
 
-async def test_a_connection_that_never_comes(upstream: PooledUpstream, black_hole: str) -> None:
+async def test_d02_a_connection_that_never_comes(upstream: PooledUpstream, black_hole: str) -> None:
     started = time.monotonic()
     with pytest.raises(UpstreamError) as caught:
         await upstream.send(UpstreamRequest("GET", black_hole, timeouts=Timeouts(0.5, 10.0, 10.0)))
@@ -538,7 +538,7 @@ async def test_a_large_body_arrives_whole_and_the_loop_goes_on(upstream: PooledU
 # Names
 
 
-async def test_nobody_listens_and_nobody_is_called_so(upstream: PooledUpstream) -> None:
+async def test_d01_nobody_listens_and_nobody_is_called_so(upstream: PooledUpstream) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     for url in (

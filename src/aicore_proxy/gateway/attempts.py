@@ -167,8 +167,11 @@ class Attempts:
         ways.answering(attempt)
         try:
             with call.waiting():
-                body = await response.read(ANSWER_LIMIT)
+                async with asyncio.timeout(max(0.001, call.deadline - time.monotonic())):
+                    body = await response.read(ANSWER_LIMIT)
             return await self._answer(call, attempt, asked, response, body)
+        except TimeoutError:
+            raise late() from None
         finally:
             await response.close()
 
@@ -347,7 +350,10 @@ class Attempts:
             attempt.edge = error.phase in UNREACHED
         else:
             fault = error
-        self._settle(call, attempt, ways, outcome_of(fault), fault, fault.code or fault.kind.value)
+        outcome = outcome_of(fault)
+        if fault.kind is Kind.TIMEOUT and call.hurried and time.monotonic() >= call.deadline:
+            outcome = Outcome.CANCELLED  # the client had no more time: that says nothing of the deployment
+        self._settle(call, attempt, ways, outcome, fault, fault.code or fault.kind.value)
         if not fault.elsewhere:
             raise fault from None
         return fault
@@ -405,6 +411,10 @@ def _upstream_request(deployment: Deployment, asked: Asked, token: str, timeouts
     return UpstreamRequest("POST", deployment.url + asked.prepared.path, headers, asked.prepared.body, timeouts)
 
 
+def late() -> Fault:
+    return Fault(Kind.TIMEOUT, "No content came within the deadline.", code="timeout")
+
+
 async def _first_content(chunks: AsyncIterator[bytes], pipe: Pipe, deadline: float) -> bytes:
     """What to send first. Raises the upstream's Fault while another deployment may still answer."""
     held = bytearray()
@@ -417,7 +427,7 @@ async def _first_content(chunks: AsyncIterator[bytes], pipe: Pipe, deadline: flo
             else:
                 held += pipe.end()
     except TimeoutError:
-        raise Fault(Kind.TIMEOUT, "No content came within the deadline.", code="timeout") from None
+        raise late() from None
     if not pipe.started:
         raise pipe.fault or Fault(Kind.UPSTREAM_FAILED, "SAP AI Core closed the stream before any content.")
     return bytes(held)

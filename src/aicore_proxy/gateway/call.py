@@ -72,7 +72,8 @@ class Call:
     """One model call. Owned by the task that handles the request; its attempts are appended as they are made.
 
     ``model``: as the client named it; ``sap_model``: what that resolved to. ``deadline``: monotonic seconds until
-    which content must have come. ``betas``: the client's ``anthropic-beta`` values. ``strict``: any loss is a 400.
+    which content must have come; ``hurried``: the client's own, shorter than ours. ``betas``: the client's
+    ``anthropic-beta`` values. ``strict``: any loss is a 400.
     ``embeds``: embeddings are wanted. ``read_at``: when the catalog of ``deployments`` was read, monotonic seconds.
     ``session``: the conversation's key (``gateway/session.py``); ``warm_seconds``: for which its prefix is cached.
     ``fallbacks``: models that are asked next where this one cannot answer, for reasons among ``falls_back_on``;
@@ -92,6 +93,7 @@ class Call:
         stream: bool,
         deadline: float,
         seals: SealKeeper,
+        hurried: bool = False,
         betas: tuple[str, ...] = (),
         strict: bool = False,
         embeds: bool = False,
@@ -110,6 +112,7 @@ class Call:
         self.deployments = deployments
         self.stream = stream
         self.deadline = deadline
+        self.hurried = hurried
         self.betas = betas
         self.strict = strict
         self.embeds = embeds

@@ -34,6 +34,7 @@ log = logging.getLogger("aicore_proxy.gateway")
 EVENT_STREAM: Fields = (("content-type", "text/event-stream; charset=utf-8"), ("x-accel-buffering", "no"))
 DROPPED = "x-aicore-proxy-dropped"
 STRICT = "x-aicore-proxy-strict"
+TIMEOUT, SDK_TIMEOUT = "x-aicore-proxy-timeout", "x-stainless-timeout"
 MAX_HEADER = 1024
 
 
@@ -203,6 +204,8 @@ class Gateway:
         model = deployments[0].model
         check_operation(envelope.get("model", str) or "", model, embeds=embeds)
         sticky = not embeds and len(deployments) > 1 and self._sticky(model)
+        stream = not embeds and (envelope.get("stream", bool) or False)
+        seconds = seconds_for(request, self._deadline, stream=stream)
         return Call(
             request_id=request.request_id,
             caller=caller,
@@ -211,8 +214,9 @@ class Gateway:
             model=envelope.get("model", str) or "",
             sap_model=model,
             deployments=deployments,
-            stream=not embeds and (envelope.get("stream", bool) or False),
-            deadline=request.received + self._deadline,
+            stream=stream,
+            deadline=request.received + seconds,
+            hurried=seconds < self._deadline,
             seals=self._seals,
             betas=beta_values(request),
             strict=(request.header(STRICT) or "").lower() in ("1", "true", "yes"),
@@ -296,6 +300,24 @@ class Gateway:
         if call.attempts and (losses := call.attempts[-1].losses):
             told.append((DROPPED, printable(", ".join(dict.fromkeys(loss.field for loss in losses)))))
         return Head(200, (*fields, *ids(call.dialect, call.id), *told))
+
+
+def seconds_for(request: ClientRequest, longest: float, *, stream: bool) -> float:
+    """How long the client waits for content, ``longest`` at most. Raises Fault(MALFORMED) on a value of our header that
+    is no time. The SDKs tell after how long without a byte they leave; keep-alives of a stream are bytes."""
+    own = request.header(TIMEOUT)
+    told = own if own is not None or stream else request.header(SDK_TIMEOUT)
+    if told is None:
+        return longest
+    try:
+        seconds = float(told)
+    except ValueError:
+        seconds = 0.0
+    if seconds > 0:
+        return min(seconds, longest)
+    if own is None:
+        return longest
+    raise Fault(Kind.MALFORMED, f"'{TIMEOUT}' must be a number of seconds.", param=TIMEOUT)
 
 
 def explanation(call: Call, overhead: float | None) -> list[tuple[str, str]]:
