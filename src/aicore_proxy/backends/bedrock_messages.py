@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from aicore_proxy.backends.amend import Amending, without
-from aicore_proxy.backends.bedrock_shapes import BLOCKS, MARK, MESSAGE, Outline, Read
+from aicore_proxy.backends.bedrock_shapes import BLOCKS, MARK, MESSAGE, RAWS, Outline, Read
 from aicore_proxy.protocol.envelope import decoded
 from aicore_proxy.protocol.neutral import Json
 from aicore_proxy.protocol.seal import WRAPPED
@@ -28,7 +28,6 @@ MARKABLE = (
     "tool_result",
 )  # compared, not hashed: a kind is what the client sent
 
-_list = msgspec.json.Decoder(list[Raw])
 _members = msgspec.json.Decoder(dict[str, Raw])
 
 
@@ -44,7 +43,7 @@ class Entry(Struct):
         if not isinstance(self.body, Raw):
             return as_blocks(self.body.get("content"))
         content = _members.decode(self.body)["content"]
-        return [{"type": "text", "text": content}] if bytes(memoryview(content)[:1]) == b'"' else _list.decode(content)
+        return [{"type": "text", "text": content}] if bytes(memoryview(content)[:1]) == b'"' else RAWS.decode(content)
 
     def filled(self, blocks: Sequence[Json], kinds: Sequence[Json]) -> None:
         """Gives it other blocks."""

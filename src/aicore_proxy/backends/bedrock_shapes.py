@@ -96,7 +96,7 @@ MARK = frozenset(Mark.__struct_fields__)
 
 _messages = msgspec.json.Decoder(list[Message])
 _message = msgspec.json.Decoder(Message)
-_raws = msgspec.json.Decoder(list[Raw])
+RAWS = msgspec.json.Decoder(list[Raw])
 
 
 def taken(messages: Raw) -> Sequence[Message] | None:
@@ -125,7 +125,7 @@ Read: TypeAlias = list[tuple[Raw, Outline | None]]
 def read(messages: Raw) -> Generator[None, None, Read]:
     """Each message by itself, in steps of about a MiB. Raises Fault(MALFORMED) if ``messages`` is no array."""
     try:
-        raws = _raws.decode(messages)
+        raws = RAWS.decode(messages)
     except (msgspec.MsgspecError, RecursionError) as error:
         raise unreadable(error, "messages") from None
     found: Read = []

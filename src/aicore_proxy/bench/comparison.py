@@ -218,10 +218,9 @@ class Comparison:
             clean = [found for found in tries if not found.why]
             if len(clean) * 2 <= len(tries):
                 return msgspec.structs.replace(best, broke=step, why=next(found.why for found in tries if found.why))
-            at_target = best.at_target
-            best = max(clean, key=lambda found: found.newcomer)
-            at_target = best.newcomer if step == scenarios.CLEAN_TARGET else at_target
-            best = msgspec.structs.replace(best, at_target=at_target)
+            found = max(clean, key=lambda each: each.newcomer)
+            at_target = found.newcomer if step == scenarios.CLEAN_TARGET else best.at_target
+            best = msgspec.structs.replace(found, at_target=at_target)
         return best
 
     def _held(self, peer: Peer, ladder: Ladder, streams: int) -> Clean:

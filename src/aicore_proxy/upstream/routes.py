@@ -30,10 +30,6 @@ class Target(Struct, frozen=True):
     def tls(self) -> bool:
         return self.scheme == "https"
 
-    @property
-    def origin(self) -> str:
-        return f"{self.scheme}://{self.place}"
-
 
 @functools.lru_cache(maxsize=4096)
 def target_of(url: str) -> Target:
