@@ -104,26 +104,27 @@ def pump(source: socket.socket, sink: socket.socket, remembered: threading.Event
 
 
 @contextmanager
+def serving(server: socketserver.BaseServer) -> Iterator[None]:
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        thread.join()
+
+
+@contextmanager
 def forwarding(port: int = 0) -> Iterator[Forwarder]:
     """A forwarder that listens; with the end of the block nobody does."""
-    with Forwarder(port) as forwarder:
-        serving = threading.Thread(target=forwarder.serve_forever, args=(0.02,))
-        serving.start()
+    with Forwarder(port) as forwarder, serving(forwarder):
         try:
             yield forwarder
         finally:
             forwarder.cut()
-            forwarder.shutdown()
-            serving.join()
 
 
 @contextmanager
 def natted(target: int) -> Iterator[Nat]:
-    with Nat(target) as nat:
-        serving = threading.Thread(target=nat.serve_forever, args=(0.02,))
-        serving.start()
-        try:
-            yield nat
-        finally:
-            nat.shutdown()
-            serving.join()
+    with Nat(target) as nat, serving(nat):
+        yield nat

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import warnings
 from collections.abc import Iterable, Iterator
@@ -23,6 +22,7 @@ from aicore_proxy.config.settings import (
     moment,
 )
 from aicore_proxy.config.yaml_values import Place
+from aicore_proxy.gateway.keys import client_key
 
 Problem: TypeAlias = tuple[Place, str]
 """Where, and words that follow the place: what is wrong, and what would be right."""
@@ -120,7 +120,7 @@ def _subaccounts(subaccounts: Iterable[SubaccountSettings]) -> Iterator[Problem]
 
 def _keys(keys: Iterable[KeySettings]) -> Iterator[Problem]:
     first: dict[str, int] = {}
-    same: dict[str, int] = {}
+    same: dict[bytes, int] = {}
     for number, key in enumerate(keys):
         place: Place = ("keys", number)
         if not key.name.strip() or not key.name.isprintable() or len(key.name) > 64:
@@ -134,14 +134,9 @@ def _keys(keys: Iterable[KeySettings]) -> Iterator[Problem]:
             yield (*place, "hash"), "must be sha256: and 64 hexadecimal digits, the SHA-256 of the key"
         elif key.key and (words := _unfit_key(key.key)):
             yield (*place, "key_file" if key.key_file else "key"), words
-        elif (twin := same.setdefault(_digest(given), number)) != number:
+        elif (twin := same.setdefault(client_key(key.name, given).digest, number)) != number:
             yield place, f"is the same key as keys[{twin}]"
         yield from _patterns((*place, "models"), key.models)
-
-
-def _digest(given: str) -> str:
-    """Of a key or its hash: the same for both."""
-    return given.lower() if given.startswith("sha256:") else f"sha256:{hashlib.sha256(given.encode()).hexdigest()}"
 
 
 def _unfit_key(key: str, shortest: int = SHORTEST_KEY) -> str:
