@@ -57,6 +57,9 @@ def live(simulator: Simulator, proxy: Proxy) -> None:
     proxy.http.post(PATHS["chat"], json=body("chat", GPT, simulate(usage=False)))
     proxy.http.post(PATHS["messages"], json=body("messages", CLAUDE, simulate(events=9, cut_after=3), stream=True))
     leave(proxy)
+    simulator.script({"unknown": ["top_k"]}, CLAUDE)
+    proxy.http.post(PATHS["messages"], json=body("messages", CLAUDE, "Hello!", top_k=3)).raise_for_status()
+    simulator.clear()
     simulator.script({"status": 429, "retry_after": 60}, "sub-0")
     for number in range(4):
         proxy.http.post(PATHS["chat"], json=body("chat", GPT, f"Hello {number}!")).raise_for_status()

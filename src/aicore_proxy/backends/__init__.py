@@ -14,20 +14,22 @@ from aicore_proxy.protocol.neutral import Encoded, Loss
 
 class Ask(Struct, frozen=True):
     """What is wanted of a deployment. ``betas``: values of the client's ``anthropic-beta`` header, in order, once
-    each."""
+    each; ``refused``: flags that the deployment has refused."""
 
     stream: bool = False
     betas: tuple[str, ...] = ()
+    refused: frozenset[str] = frozenset()
 
 
 class Prepared(Struct, frozen=True):
     """A request as a deployment takes it. ``path`` is appended to the deployment's URL, query included;
-    ``headers`` beside Authorization, AI-Resource-Group and Content-Type."""
+    ``headers`` beside Authorization, AI-Resource-Group and Content-Type. ``betas``: flags that stand in the body."""
 
     path: str
     body: bytes
     headers: tuple[tuple[str, str], ...] = ()
     losses: tuple[Loss, ...] = ()
+    betas: tuple[str, ...] = ()
 
 
 class Backend(Protocol):

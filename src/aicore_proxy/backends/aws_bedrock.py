@@ -54,9 +54,9 @@ class AwsBedrock:
     def relayed(self, envelope: Envelope, deployment: Deployment, ask: Ask) -> Prepared:
         """A Messages client's own bytes, amended. Raises Fault(MALFORMED) on members of a wrong type."""
         amending = Amending(envelope, TARGET)
-        amend(amending, profile_of(deployment.model), ask.betas)
+        betas = amend(amending, profile_of(deployment.model), ask)
         path = "/invoke-with-response-stream" if ask.stream else "/invoke"
-        return Prepared(path, amending.body(), HEADERS, amending.losses)
+        return Prepared(path, amending.body(), HEADERS, amending.losses, betas)
 
     def translated(self, encoded: Encoded, deployment: Deployment, ask: Ask) -> Prepared:
         """A body of the Messages encoder, through the same amendments."""
@@ -70,8 +70,13 @@ class AwsBedrock:
         return replace(prepared, losses=(*named, *prepared.losses))
 
 
-def amend(amending: Amending, profile: Profile, betas: tuple[str, ...]) -> None:
-    """All that SAP's Bedrock demands of a Messages body for a model of ``profile``."""
+def amend(amending: Amending, profile: Profile, ask: Ask) -> tuple[str, ...]:
+    """All that SAP's Bedrock demands of a Messages body for a model of ``profile``. The beta flags that then stand in
+    it."""
+    if ask.refused:  # what needs a flag goes with it
+        efforts = () if EFFORT in ask.refused else profile.efforts
+        mid_system = profile.mid_system and MID_SYSTEM not in ask.refused
+        profile = replace(profile, mid_system=mid_system, efforts=efforts)
     amending.put("anthropic_version", VERSION)
     amending.drop("model")
     amending.drop("stream")
@@ -83,12 +88,13 @@ def amend(amending: Amending, profile: Profile, betas: tuple[str, ...]) -> None:
     if _output_config(amending, profile):
         needed.append(EFFORT)
     _sampling(amending, profile)
-    _betas(amending, profile, betas, needed)
+    flags = _betas(amending, profile, ask, needed)
     for name in amending.names():
         if name in amending and name not in MEMBERS:
             amending.drop(name)
             if bytes(amending.raw(name)) != b"null":
                 amending.lost(name)
+    return flags
 
 
 # The conversation
@@ -310,11 +316,12 @@ def _sampling(amending: Amending, profile: Profile) -> None:
             amending.lost("top_p", "not together with temperature")
 
 
-def _betas(amending: Amending, profile: Profile, header: tuple[str, ...], needed: list[str]) -> None:
-    """The flags of header and body, as far as they are known as accepted, and the members that depend on them."""
+def _betas(amending: Amending, profile: Profile, ask: Ask, needed: list[str]) -> tuple[str, ...]:
+    """The flags of header and body, as far as they are known as accepted, and the members that depend on them. What
+    then stands in the body."""
     body = amending.value("anthropic_beta", list) or []
-    flags = [*header, *(flag for flag in body if isinstance(flag, str)), *needed]
-    accepted, refused = sorted_betas(flags, profile)
+    flags = [*ask.betas, *(flag for flag in body if isinstance(flag, str)), *needed]
+    accepted, refused = sorted_betas(flags, profile, ask.refused)
     for flag in refused:
         amending.lost(f"anthropic-beta.{flag}")
     if "context_management" in amending and CONTEXT_MANAGEMENT not in accepted:
@@ -324,3 +331,4 @@ def _betas(amending: Amending, profile: Profile, header: tuple[str, ...], needed
         amending.put("anthropic_beta", accepted)
     if not accepted:
         amending.drop("anthropic_beta")
+    return tuple(accepted)

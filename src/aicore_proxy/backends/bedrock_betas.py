@@ -44,13 +44,16 @@ ACCEPTED: Mapping[str, tuple[Accepted, ...]] = {
 RENAMED: Mapping[str, str] = {"advanced-tool-use-2025-11-20": "tool-search-tool-2025-10-19"}
 
 
-def sorted_betas(flags: Iterable[str], profile: Profile) -> tuple[list[str], list[str]]:
-    """(accepted, refused) of ``flags`` for a model: in order, each once, under Bedrock's names."""
+def sorted_betas(
+    flags: Iterable[str], profile: Profile, never: frozenset[str] = frozenset()
+) -> tuple[list[str], list[str]]:
+    """(accepted, refused) of ``flags`` for a model: in order, each once, under Bedrock's names. ``never``: flags that
+    the deployment has refused."""
     accepted: dict[str, None] = {}
     refused: dict[str, None] = {}
     for flag in flags:
         name = RENAMED.get(flag, flag)
-        if any(models.by(profile) for models in ACCEPTED.get(name, ())):
+        if name not in never and any(models.by(profile) for models in ACCEPTED.get(name, ())):
             accepted[name] = None
         else:
             refused[flag] = None

@@ -86,8 +86,9 @@ def attempted(attempt: dict[str, Any]) -> str:
     cached = {True: ", prompt cached there", False: ", new there"}.get(attempt["cached"], "")
     way = "relayed" if attempt["relayed"] else "translated"
     dropped = f", dropped {', '.join(attempt['dropped'])}" if attempt["dropped"] else ""
+    again = f", asked again without {', '.join(attempt['refused'])}" if attempt["refused"] else ""
     came = f"{attempt['outcome']}{reason}{took}{began}"
-    return f"  {mark} {attempt['number']}. {named(attempt)}: {came}, {way}{cached}{dropped}"
+    return f"  {mark} {attempt['number']}. {named(attempt)}: {came}, {way}{cached}{again}{dropped}"
 
 
 def named(entry: dict[str, Any]) -> str:

@@ -7,7 +7,6 @@ mended by another deployment. After it, a fault is an error event of the client'
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing
@@ -16,22 +15,18 @@ from typing import Protocol
 import msgspec
 from msgspec import Struct
 
-from aicore_proxy.backends import Ask, Backend, Prepared
 from aicore_proxy.backends.refusal import empty_answer, fault_of, unreadable_answer
+from aicore_proxy.gateway.asking import Asked, Asking, answering, breathe
 from aicore_proxy.gateway.call import Attempt, Call
 from aicore_proxy.gateway.queues import Queues
 from aicore_proxy.gateway.record import Observer
 from aicore_proxy.gateway.ways import Ways
 from aicore_proxy.landscape import Deployment
 from aicore_proxy.protocol import surrogates
-from aicore_proxy.protocol.dialects import Answering, Dialect, Target
-from aicore_proxy.protocol.envelope import Envelope
+from aicore_proxy.protocol.dialects import Dialect
 from aicore_proxy.protocol.fault import Fault, Kind
-from aicore_proxy.protocol.framing import framer_for
-from aicore_proxy.protocol.neutral import Failure, Loss, Request, Sampling, Undo, Usage
-from aicore_proxy.protocol.pipe import Pipe, Relay, Translation, translate_response
-from aicore_proxy.protocol.profiles import profile_of
-from aicore_proxy.protocol.seal import carried, native
+from aicore_proxy.protocol.neutral import Failure, Undo, Usage
+from aicore_proxy.protocol.pipe import Pipe, translate_response
 from aicore_proxy.routing.outcome import Outcome, outcome_of
 from aicore_proxy.routing.router import Router
 from aicore_proxy.sap.token import TokenError
@@ -71,42 +66,10 @@ class Patience(Struct, frozen=True):
     recovery: float = 10.0
 
 
-class Asked(Struct, frozen=True):
-    """What one deployment is asked: the request as it takes it, and how its answer becomes the client's."""
-
-    prepared: Prepared
-    source: Dialect
-    undo: Undo = Undo()
-    answers: tuple[str, ...] = ()
-    """Members one of which the answer has; empty: those of the dialect."""
-
-    def sent(self) -> Asked:
-        """Without the body: a stream may last for minutes, and has no use for it."""
-        return msgspec.structs.replace(self, prepared=msgspec.structs.replace(self.prepared, body=b""))
-
-    def pipe(self, call: Call, content_type: str) -> Pipe:
-        framer = framer_for(content_type)
-        if self.source is call.dialect:
-            return Relay(call.dialect, framer, answering(call, self.undo))
-        observe = call.seals.watcher(call.caller.key_id) if call.slotless else None
-        return Translation(self.source, call.dialect, framer, answering(call, self.undo), observe)
-
-
-def answering(call: Call, undo: Undo = NO_UNDO) -> Answering:
-    """Whom the answer is for. A relay needs no neutral request, so none is decoded for it."""
-    request = call.__dict__.get("request") or Request(
-        call.dialect.name, call.model, (), sampling=Sampling(n=call.candidates), stream=call.stream
-    )
-    # Not from the request's id: a client may send the same with every turn, and calls must not be taken for each other
-    fresh_id = secrets.token_hex(12)
-    return Answering(request, carried(call.dialect.home), undo, fresh_id, int(time.time()), call.id)
-
-
 class Attempts:
     """Runs calls. Owns nothing that changes but what its parts own themselves.
 
-    ``backends`` and ``embedders``: by SAP's executable; only deployments of these are in the catalog (of models that
-    make embeddings, only deployments that have an embedder). ``first_byte``: seconds for the first byte of a model's
+    ``first_byte``: seconds for the first byte of a model's
     answers (SAP's name), where it has some of its own.
     """
 
@@ -114,9 +77,7 @@ class Attempts:
         self,
         *,
         router: Router,
-        backends: Mapping[str, Backend],
-        embedders: Mapping[str, Callable[[Envelope], Prepared]],
-        dialects: Mapping[str, Dialect],
+        asking: Asking,
         tokens: Mapping[str, Tokens],
         upstream: Upstream,
         observer: Observer,
@@ -127,9 +88,7 @@ class Attempts:
     ) -> None:
         self._router = router
         self._queues = queues
-        self._backends = backends
-        self._embedders = embedders
-        self._dialects = dialects
+        self._asking = asking
         self._tokens = tokens
         self._upstream = upstream
         self._observer = observer
@@ -162,8 +121,7 @@ class Attempts:
         raise ways.verdict()
 
     async def _whole(self, call: Call, attempt: Attempt, ways: Ways) -> bytes:
-        asked = await self._asked(call, attempt)
-        response = await self._send(call, attempt, asked, ways)
+        asked, response = await self._answering(call, attempt, ways)
         ways.answering(attempt)
         try:
             with call.waiting():
@@ -198,8 +156,7 @@ class Attempts:
         ways = self._ways(call)
         while (attempt := await ways.following()) is not None:
             try:
-                asked = await self._asked(call, attempt)
-                response = await self._send(call, attempt, asked, ways)
+                asked, response = await self._answering(call, attempt, ways)
                 asked = asked.sent()
                 try:
                     async with aclosing(self._frames(call, attempt, asked, response, ways)) as frames:
@@ -219,36 +176,23 @@ class Attempts:
         wait = 0.0 if call.may_fall_back else self._patience.recovery
         return Ways(call, self._router, self._queues, self._observer, wait)
 
-    async def _asked(self, call: Call, attempt: Attempt) -> Asked:
-        deployment = attempt.deployment
-        backend = self._backends[deployment.executable]
-        ask = Ask(call.stream, call.betas)
-        await _breathe(call)
-        if call.embeds:
-            return Asked(self._embedders[deployment.executable](call.envelope), call.dialect, answers=("data",))
-        if backend.dialect == call.dialect.name:
-            if call.envelope.size > LARGE:
-                for _ in backend.read_ahead(call.envelope):
-                    await asyncio.sleep(0)
-            asked = Asked(backend.relayed(call.envelope, deployment, ask), call.dialect)
-        else:
-            source = self._dialects[backend.dialect]
-            profile = profile_of(deployment.model)
-            call.envelope.decoded()
-            await _breathe(call)
-            request = call.request
-            await _breathe(call)
-            encoded = source.encode_request(request, Target(deployment.model, profile, native(profile.family)))
-            refuse(encoded.losses, call)
-            await _breathe(call)
-            prepared = backend.translated(encoded, deployment, ask)
-            losses = (*encoded.losses, *(loss for loss in prepared.losses if loss not in encoded.losses))
-            asked = Asked(msgspec.structs.replace(prepared, losses=losses), source, encoded.undo)
-            attempt.relayed = False
-        attempt.losses = asked.prepared.losses
-        refuse(attempt.losses, call)
-        await _breathe(call)
-        return asked
+    async def _answering(self, call: Call, attempt: Attempt, ways: Ways) -> tuple[Asked, UpstreamResponse]:
+        """What the deployment was asked, and its answer with a status of success. If it says what it does not take, it
+        is asked once more without. Raises Fault."""
+        asked = await self._asking.asked(call, attempt)
+        try:
+            response = await self._send(call, attempt, asked, ways)
+        except Fault as fault:
+            if not self._asking.learned(call, attempt, asked, fault):
+                raise
+            asked = await self._asking.asked(call, attempt)
+            try:
+                response = await self._send(call, attempt, asked, ways)
+            except Fault as further:
+                self._asking.learned(call, attempt, asked, further)  # for the next request
+                raise
+        self._asking.took(attempt, asked)
+        return asked, response
 
     async def _send(self, call: Call, attempt: Attempt, asked: Asked, ways: Ways) -> UpstreamResponse:
         """The deployment's answer with a status of success. Raises Fault."""
@@ -296,7 +240,7 @@ class Attempts:
         attempt.usage = usage_in(asked.source, members)
         if asked.source is call.dialect:
             return body
-        await _breathe(call)
+        await breathe(call)
         observe = call.seals.watcher(call.caller.key_id) if call.slotless else None
         answer = translate_response(asked.source, call.dialect, body, answering(call, asked.undo), observe)
         return msgspec.json.encode(answer)
@@ -381,15 +325,6 @@ def usage_in(dialect: Dialect, members: Mapping[str, msgspec.Raw]) -> Usage | No
         return None
 
 
-def refuse(losses: tuple[Loss, ...], call: Call) -> None:
-    """Raises Fault(UNSUPPORTED) for the first loss that changes the answer; for any, where the client is strict."""
-    for loss in losses:
-        if call.strict or not loss.harmless:
-            why = f": {loss.reason}" if loss.reason else ""
-            words = f"'{loss.field}' cannot be used with the model '{call.model}'{why}."
-            raise Fault(Kind.UNSUPPORTED, words, code="unsupported_parameter", param=loss.field)
-
-
 def fault_of_connection(error: UpstreamError, deployment: Deployment) -> Fault:
     """The Fault of a connection that failed before or during an answer."""
     words = f"The connection to SAP AI Core (subaccount {deployment.subaccount}) failed: {error}"
@@ -451,9 +386,3 @@ async def _token(tokens: Tokens, seconds: float, attempt: Attempt) -> str:
         raise Fault(Kind.UPSTREAM_FAILED, words, code="upstream_credentials") from None
     except TimeoutError:
         raise Fault(Kind.TIMEOUT, "SAP's token service did not answer in time.", code="timeout") from None
-
-
-async def _breathe(call: Call) -> None:
-    """Lets the other streams have a turn between two steps over a large body."""
-    if call.envelope.size > LARGE:
-        await asyncio.sleep(0)

@@ -32,6 +32,8 @@ class Attempt(Struct):
     outcome: Outcome | None = None
     reason: str = ""
     losses: tuple[Loss, ...] = ()
+    taught: tuple[str, ...] = ()
+    """What the deployment said that it does not take, and was asked again without."""
     relayed: bool = True
     permit: Permit | None = None
     warm: bool | None = None

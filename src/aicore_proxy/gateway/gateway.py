@@ -13,7 +13,8 @@ from msgspec import Struct
 
 from aicore_proxy.backends.served import unserved
 from aicore_proxy.gateway import counting, listing, permits
-from aicore_proxy.gateway.attempts import Attempts, answering
+from aicore_proxy.gateway.asking import answering
+from aicore_proxy.gateway.attempts import Attempts
 from aicore_proxy.gateway.call import Call, Fallback
 from aicore_proxy.gateway.embedding import check_operation, embedded
 from aicore_proxy.gateway.exchange import ClientRequest, Fields, Head, Reply, StreamReply

@@ -13,7 +13,9 @@ from typing import Any
 from msgspec import Struct
 from starlette.requests import Request
 
+from aicore_proxy.backends.lessons import Lessons
 from aicore_proxy.config.settings import Settings, is_loopback, moment
+from aicore_proxy.gateway.asking import Asking
 from aicore_proxy.gateway.attempts import Attempts, Patience
 from aicore_proxy.gateway.exchange import ClientRequest, Reply, Timings
 from aicore_proxy.gateway.gateway import Fallbacks, Gateway, Landscape
@@ -84,13 +86,14 @@ class Proxy:
         self._recorder = Recorder(recording_of(configuration), self.supervisor, self.metrics.recordings_lost.inc)
         self._observer = Telemetry(self.metrics, self._why.remember, self._recorder.finished)
         self._seals = SealKeeper()
+        self._lessons = Lessons()
         self._queues = Queues(queue_limits_of(settings))
         self._keys = Keys(configuration.keys)
         self.certificate = certificate_of(settings)
         contexts = contexts_of(configuration)
         tokens = {key.name: self._token_provider(key, contexts) for key in configuration.service_keys}
         self._now = self._generation(configuration, tokens, None)
-        share(self.router.health, self._peers)
+        share(self.router.health, self._lessons, self._peers)
         self._discovery = Discovery(
             self._apis(),
             self.supervisor,
@@ -275,9 +278,7 @@ class Proxy:
             router, sticky = build_router(settings, before.router)
         attempts = Attempts(
             router=router,
-            backends=BACKENDS,
-            embedders=EMBEDDERS,
-            dialects=DIALECTS,
+            asking=Asking(backends=BACKENDS, embedders=EMBEDDERS, dialects=DIALECTS, lessons=self._lessons),
             tokens=tokens,
             upstream=self._recorder.upstream(self._upstream),
             observer=self._observer,

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from aicore_proxy.backends.lessons import Lessons, Taught
 from aicore_proxy.config.settings import Settings
 from aicore_proxy.landscape import aliases_of, meets
 from aicore_proxy.protocol.profiles import profile_of
@@ -23,8 +24,9 @@ from aicore_proxy.server.peers import Peers
 T = TypeVar("T")
 
 HEALTH = "health"
+LESSONS = "lessons"
 BEGUN = "health_wanted"
-"""Topics between workers: a Change; a worker that has begun asks for all that holds."""
+"""Topics between workers: a Change; a Taught; a worker that has begun asks for all that holds of health."""
 CACHING = frozenset({"claude", "gpt", "gemini"})
 """Families whose providers cache prompts."""
 
@@ -34,14 +36,19 @@ def caches(model: str) -> bool:
     return profile_of(model).family in CACHING
 
 
-def share(health: Health, peers: Peers) -> None:
+def share(health: Health, lessons: Lessons, peers: Peers) -> None:
     """Tells the other workers what this one learns of deployments, and takes what they tell; nobody waits for it."""
 
     def told(value: Any) -> None:
         health.heard(msgspec.convert(value, Change), time.monotonic())
 
+    def taught(value: Any) -> None:
+        lessons.heard(msgspec.convert(value, Taught), time.monotonic())
+
     health.tell = lambda change: peers.publish(HEALTH, change)
+    lessons.tell = lambda lesson: peers.publish(LESSONS, lesson)
     peers.subscribe(HEALTH, told)
+    peers.subscribe(LESSONS, taught)
     peers.subscribe(BEGUN, lambda _: health.tell_all(time.monotonic()))
     peers.publish(BEGUN, None)
 

@@ -104,6 +104,7 @@ def explained(record: Record) -> dict[str, Any]:
             "ended_ms": since(attempt.ended),
             "cached": attempt.warm,
             "relayed": attempt.relayed,
+            "refused": list(dict.fromkeys(attempt.taught)),
             "dropped": list(dict.fromkeys(loss.field for loss in attempt.losses)),
         }
         for attempt in record.attempts

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from aicore_proxy.simulator import answers, azure, bedrock, faults, gemini, pacing
+from aicore_proxy.simulator import answers, azure, bedrock, faults, gemini, pacing, unknown
 from aicore_proxy.simulator.faults import Refusal
 from aicore_proxy.simulator.gemini_rules import error as google_error
 from aicore_proxy.simulator.landscape import Deployment, Landscape, Subaccount, Switches
@@ -129,6 +129,10 @@ class Inference:
         _check(operation)
         if script.refuse is not None:
             raise operation.refused(script.refuse)
+        if script.unknown is not None:
+            words = unknown.complaint(body, script.unknown, deployment.family.executable)
+            if words is not None:
+                raise operation.failed(400, words, "")
         self._spend(deployment)
         if len(self._caches) > _CACHES:
             self._caches.clear()

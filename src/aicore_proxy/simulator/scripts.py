@@ -58,6 +58,7 @@ class Script(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True
     message: str | None = None
     layer: Layer | None = None
     refuse: Literal["context_length", "content_filter"] | None = None
+    unknown: list[str] | None = None
     error_after: int | None = None
     garbage: Garbage | bool | None = None
     empty: bool | None = None

@@ -106,6 +106,12 @@ class Metrics:
         self.upstream_attempts = self._counter(
             "upstream_attempts", "Attempts at deployments", "subaccount", "model", "outcome"
         )
+        self.amended = self._counter(
+            "amended_attempts",
+            "Attempts whose deployment said what it does not take and was asked again without",
+            "subaccount",
+            "model",
+        )
         self.failovers = self._counter("failovers", "Moves on to another deployment", "reason")
         self.fallbacks = self._counter("fallbacks", "Requests that another model answered, by that model", "model")
         self.affinity = self._counter(

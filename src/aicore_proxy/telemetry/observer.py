@@ -67,6 +67,8 @@ class Telemetry:
             return
         metrics, place = self._metrics, attempt.deployment
         metrics.upstream_attempts.inc(place.subaccount, place.model, attempt.outcome.value)
+        if attempt.taught:
+            metrics.amended.inc(place.subaccount, place.model)
         operation = "embeddings" if call.embeds else "chat"
         failed = "" if attempt.outcome is Outcome.OK else attempt.kind or attempt.outcome.value
         took = attempt.ended - attempt.started
