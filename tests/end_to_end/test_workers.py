@@ -348,15 +348,25 @@ async def test_p01_sigterm_not_ready_first_then_no_new_work_then_what_is_in_flig
     assert 2.2 < took < 10
 
 
+ENDS = {
+    "deadline": (["SIGTERM"], "0.01"),
+    "SIGTERM twice": (["SIGTERM", "SIGTERM"], "0.01"),
+    "SIGINT twice": (["SIGINT", "SIGINT"], "0.01"),
+    "both, before new connections are refused": (["SIGTERM", "SIGINT"], "60"),
+}
+"""Signals, half a second apart, and the drain delay."""
+
+
 @pytest.mark.timed
 @pytest.mark.parametrize("workers", ["1", "2"])
-@pytest.mark.parametrize("how", ["deadline", "second signal"])
-async def test_what_is_not_done_in_time_ends_with_an_error_in_the_clients_protocol(
+@pytest.mark.parametrize("how", ENDS)
+async def test_p01_p02_what_is_not_done_in_time_ends_with_an_error_in_the_clients_protocol(
     tmp_path: Path, simulator: Simulator, workers: str, how: str
 ) -> None:
     simulator.clear()
-    timeout = "1" if how == "deadline" else "60"
-    with running_proxy(tmp_path, simulator, workers=workers, drain_timeout=timeout, log_level="error") as proxy:
+    signals, delay = ENDS[how]
+    settings = {"drain_delay": delay, "drain_timeout": "1" if how == "deadline" else "60"}
+    with running_proxy(tmp_path, simulator, workers=workers, log_level="error", **settings) as proxy:
         children = psutil.Process(proxy.process.pid).children(recursive=True)
         async with session(proxy, keep=False) as client:
             endless = simulate(events=100_000, rate=20)
@@ -374,10 +384,10 @@ async def test_what_is_not_done_in_time_ends_with_an_error_in_the_clients_protoc
             ]
             for _, stream in streams:
                 assert await stream.content.readany()
-            proxy.process.send_signal(signal.SIGTERM)
-            if how == "second signal":
-                await asyncio.sleep(0.5)
-                proxy.process.send_signal(signal.SIGTERM)
+            for number, name in enumerate(signals):
+                await asyncio.sleep(0.5 * number)
+                assert proxy.process.poll() is None
+                proxy.process.send_signal(getattr(signal, name))
             told_at = time.monotonic()
             ends = [(protocol, await told(stream)) for protocol, stream in streams]
             refusals = [(protocol, await answer) for protocol, answer in waiting]
@@ -386,7 +396,7 @@ async def test_what_is_not_done_in_time_ends_with_an_error_in_the_clients_protoc
         took = time.monotonic() - told_at
 
     assert code == 0, log_of(proxy)
-    assert took < (3.5 if how == "deadline" else 2.5)
+    assert (0.9 if how == "deadline" else 0) < took < (3.5 if how == "deadline" else 2.0)
     for protocol, text in ends:
         assert text is not None, log_of(proxy)
         name, last = list(events(text))[-1]
