@@ -273,6 +273,12 @@ def test_garbage_in_a_stream(tenant: Tenant, garbage: str, part: str) -> None:
 def test_garbage_of_other_kinds(tenant: Tenant) -> None:
     unended = tenant.chat("gpt-4o", said='simulate: {"garbage": "unended"}', stream=True).text
     assert "[DONE]" not in unended
+    assert '"finish_reason":"stop"' not in unended
+    unmarked = tenant.chat("gpt-4o", said='simulate: {"garbage": "unmarked"}', stream=True).text
+    assert "[DONE]" not in unmarked
+    assert '"finish_reason":"stop"' in unmarked
+    claude = tenant.claude("4.5-sonnet", said='simulate: {"garbage": "unmarked"}', streamed=True).text
+    assert claude.rstrip().rpartition("\n")[2].startswith('data: {"type":"message_delta"')
     long = tenant.chat("gpt-4o", said='simulate: {"garbage": "long"}', stream=True).content
     assert max(len(line) for line in long.splitlines()) >= 10 * 1024 * 1024
     with pytest.raises(json.JSONDecodeError):

@@ -17,6 +17,8 @@ GARBAGE_FRAMES = {
     "unknown": b'data: {"type": "simulated_unknown", "simulated": true}\n\n',
     "nul": b"data: \0\0\0\n\n",
 }
+TERMINAL = (b"data: [DONE]", b'"type":"message_stop"')
+"""What marks the end of an answer that has told why it ended."""
 
 
 class Wire:
@@ -91,6 +93,8 @@ async def stream(
     started, sent = loop.time(), 0
     garbage = "json" if script.garbage is True else script.garbage
     for content, frame in frames:
+        if garbage == "unmarked" and not content and any(mark in frame for mark in TERMINAL):
+            continue
         if script.error_after is not None and sent >= script.error_after:
             await wire.put(shape(failing))
             await wire.flush()

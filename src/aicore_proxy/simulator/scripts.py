@@ -19,7 +19,7 @@ REMEMBERED = 20_000
 
 Endpoint = Literal["inference", "token", "ai_api"]
 Layer = Literal["edge", "proxy", "provider"]
-Garbage = Literal["json", "html", "unknown", "long", "nul", "foreign", "after", "unended"]
+Garbage = Literal["json", "html", "unknown", "long", "nul", "foreign", "after", "unended", "unmarked"]
 Framing = Literal["crlf", "cr", "no_space", "comments", "events", "bytes", "blank"]
 
 
