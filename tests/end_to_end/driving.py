@@ -38,7 +38,7 @@ PATHS = {
 BEDROCK = {"anthropic_version": "bedrock-2023-05-31"}
 SENT_UP = {
     "host", "authorization", "ai-resource-group", "content-type", "content-length", "accept", "accept-encoding",
-    "user-agent", "ai-client-type", "connection",
+    "user-agent", "ai-client-type", "connection", "x-aicore-proxy-hop",
 }  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from aicore_proxy.gateway.asking import Asked, Asking, answering, breathe
 from aicore_proxy.gateway.call import Attempt, Call
 from aicore_proxy.gateway.queues import Queues
 from aicore_proxy.gateway.record import Observer
+from aicore_proxy.gateway.refusals import HOP, looped
 from aicore_proxy.gateway.ways import Ways
 from aicore_proxy.landscape import Deployment
 from aicore_proxy.protocol import surrogates
@@ -69,8 +70,8 @@ class Patience(Struct, frozen=True):
 class Attempts:
     """Runs calls. Owns nothing that changes but what its parts own themselves.
 
-    ``first_byte``: seconds for the first byte of a model's
-    answers (SAP's name), where it has some of its own.
+    ``first_byte``: seconds for the first byte of a model's answers (SAP's name), where it has some of its own. ``hop``:
+    stands on every request to a deployment; an answer that has it too is our own.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class Attempts:
         patience: Patience,
         gone_missing: Callable[[Deployment], None],
         queues: Queues,
+        hop: str,
         first_byte: Callable[[str], float | None] = lambda _: None,
     ) -> None:
         self._router = router
@@ -95,6 +97,8 @@ class Attempts:
         self._patience = patience
         self._gone_missing = gone_missing
         self._first_byte = first_byte
+        self._hop = hop
+        self._headers = (("Content-Type", "application/json"), ("AI-Client-Type", CLIENT_TYPE), (HOP, hop))
 
     async def whole(self, call: Call) -> bytes:
         """An answer that is not streamed, as the client's dialect has it. Raises the best Fault there was."""
@@ -203,12 +207,12 @@ class Attempts:
         timeouts = Timeouts(self._patience.connect, max(0.001, min(head, left)), self._patience.between_bytes)
         with call.waiting():
             token = await _token(tokens, left, attempt)
-            response = await self._upstream.send(_upstream_request(attempt.deployment, asked, token, timeouts))
+            response = await self._upstream.send(self._request(attempt.deployment, asked, token, timeouts))
             if response.status == 401:
                 await response.close()
                 tokens.refused(token)
                 token = await _token(tokens, left, attempt)
-                response = await self._upstream.send(_upstream_request(attempt.deployment, asked, token, timeouts))
+                response = await self._upstream.send(self._request(attempt.deployment, asked, token, timeouts))
         attempt.first_byte = time.monotonic()
         if 200 <= response.status < 300:
             return response
@@ -216,11 +220,22 @@ class Attempts:
             body = await response.read(ERROR_LIMIT)
         finally:
             await response.close()
+        if response.headers.get(HOP) == self._hop:
+            raise looped(f"the address of the deployment {attempt.deployment}")
         fault = fault_of(asked.source, response.status, response.headers, body, time.time())
         if fault.code == "upstream_deployment_not_found" or response.status == 403:
             attempt.missing = True
             self._gone_missing(attempt.deployment)
         raise fault
+
+    def _request(self, deployment: Deployment, asked: Asked, token: str, timeouts: Timeouts) -> UpstreamRequest:
+        headers = (
+            ("Authorization", f"Bearer {token}"),
+            ("AI-Resource-Group", deployment.resource_group),
+            *self._headers,
+            *asked.prepared.headers,
+        )
+        return UpstreamRequest("POST", deployment.url + asked.prepared.path, headers, asked.prepared.body, timeouts)
 
     async def _answer(
         self, call: Call, attempt: Attempt, asked: Asked, response: UpstreamResponse, body: bytes
@@ -333,17 +348,6 @@ def fault_of_connection(error: UpstreamError, deployment: Deployment) -> Fault:
             return Fault(Kind.TIMEOUT, words, code="timeout")
         case _:
             return Fault(Kind.UPSTREAM_FAILED, words, code="upstream_error")
-
-
-def _upstream_request(deployment: Deployment, asked: Asked, token: str, timeouts: Timeouts) -> UpstreamRequest:
-    headers = (
-        ("Authorization", f"Bearer {token}"),
-        ("AI-Resource-Group", deployment.resource_group),
-        ("Content-Type", "application/json"),
-        ("AI-Client-Type", CLIENT_TYPE),
-        *asked.prepared.headers,
-    )
-    return UpstreamRequest("POST", deployment.url + asked.prepared.path, headers, asked.prepared.body, timeouts)
 
 
 def late() -> Fault:

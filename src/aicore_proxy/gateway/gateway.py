@@ -20,7 +20,7 @@ from aicore_proxy.gateway.embedding import check_operation, embedded
 from aicore_proxy.gateway.exchange import ClientRequest, Fields, Head, Reply, StreamReply
 from aicore_proxy.gateway.keys import Caller, Keys
 from aicore_proxy.gateway.record import Account, Observer
-from aicore_proxy.gateway.refusals import JSON, ids, refusal
+from aicore_proxy.gateway.refusals import HOP, JSON, ids, looped, refusal
 from aicore_proxy.gateway.seals import SealKeeper
 from aicore_proxy.gateway.session import session_of, warm_seconds
 from aicore_proxy.landscape import Catalog, Deployment
@@ -109,7 +109,7 @@ class Landscape:
 
 class Gateway:
     """Answers clients. Immutable but for what its parts own. ``sticky``: whether the conversations with a model (SAP's
-    name) are to stay where their prefix is cached."""
+    name) are to stay where their prefix is cached; ``hop``: by which it knows its own requests."""
 
     def __init__(
         self,
@@ -121,6 +121,7 @@ class Gateway:
         seals: SealKeeper,
         body_limit: int,
         deadline: float,
+        hop: str,
         sticky: Callable[[str], bool] = lambda _: False,
         explains: bool = True,
         fallbacks: Fallbacks | None = None,
@@ -132,6 +133,7 @@ class Gateway:
         self._seals = seals
         self._body_limit = body_limit
         self._deadline = deadline
+        self._hop = hop
         self._sticky = sticky
         self._explains = explains
         self._fallbacks = fallbacks or Fallbacks()
@@ -149,7 +151,7 @@ class Gateway:
                     return self._streamed(endpoint, call, account)
                 body = await self._attempts.whole(call)
             except Fault as fault:
-                return refused(endpoint, fault, account)
+                return self._refused(endpoint, fault, account)
             head = self._head(account, call, JSON)
             return Reply(head.status, head.headers, body, close=account.close)
 
@@ -164,7 +166,7 @@ class Gateway:
                 asked = endpoint.dialect.decode_request(envelope.decoded(), Decoding(betas=betas))
                 tokens = await counting.estimate(asked, profile_of(model).family)
             except Fault as fault:
-                return refused(endpoint, fault, account)
+                return self._refused(endpoint, fault, account)
             body = msgspec.json.encode({"input_tokens": tokens})
             fields = (*JSON, *ids(endpoint.dialect, request.request_id), ("x-aicore-proxy-estimate", "true"))
             return Reply(200, fields, body, close=account.close)
@@ -178,7 +180,7 @@ class Gateway:
                 account.call = call = await self._call(request, endpoint, caller, envelope, embeds=True)
                 body = await embedded(self._attempts, call)
             except Fault as fault:
-                return refused(endpoint, fault, account)
+                return self._refused(endpoint, fault, account)
             return Reply(200, self._head(account, call, JSON).headers, body, close=account.close)
 
     async def models(self, request: ClientRequest, endpoint: Endpoint, name: str | None = None) -> Reply:
@@ -188,13 +190,13 @@ class Gateway:
                 account.caller = caller = self._keys.authenticate(request)
                 body = self._listed(request, endpoint.dialect, name, permits.visible(caller, self._landscape.catalog))
             except Fault as fault:
-                return refused(endpoint, fault, account)
+                return self._refused(endpoint, fault, account)
             fields = (*JSON, *ids(endpoint.dialect, request.request_id))
             return Reply(200, fields, msgspec.json.encode(body), close=account.close)
 
     def refused(self, request: ClientRequest, endpoint: Endpoint, fault: Fault) -> Reply:
         """An answer to what is no request of any endpoint."""
-        return refused(endpoint, fault, self._account(request, endpoint))
+        return self._refused(endpoint, fault, self._account(request, endpoint))
 
     # What they have in common
 
@@ -267,6 +269,15 @@ class Gateway:
             return listing.openai_model(name, catalog)
         return listing.openai_list(catalog)
 
+    def _refused(self, endpoint: Endpoint, fault: Fault, account: Account) -> Reply:
+        """The answer to a request that ended in ``fault``. One that was let in by no key may be one of our own: an
+        upstream's address leads here."""
+        if account.caller is None and account.request.header(HOP) == self._hop:
+            fault = looped("the address of an upstream", (HOP, self._hop))
+        reply = refusal(endpoint.dialect, fault, account.request.request_id)
+        account.fails(fault, reply.status)
+        return Reply(reply.status, (*reply.headers, *explained(account)), reply.body, close=account.close)
+
     def _account(self, request: ClientRequest, endpoint: Endpoint) -> Account:
         return Account(request, endpoint.route, endpoint.dialect.name, self._observer, explains=self._explains)
 
@@ -334,13 +345,6 @@ def explanation(call: Call, overhead: float | None) -> list[tuple[str, str]]:
     if overhead is not None:
         told.append(("x-aicore-proxy-overhead-ms", f"{overhead * 1000:.2f}"))
     return told
-
-
-def refused(endpoint: Endpoint, fault: Fault, account: Account) -> Reply:
-    """The answer to a request that ended in ``fault``."""
-    reply = refusal(endpoint.dialect, fault, account.request.request_id)
-    account.fails(fault, reply.status)
-    return Reply(reply.status, (*reply.headers, *explained(account)), reply.body, close=account.close)
 
 
 def explained(account: Account) -> list[tuple[str, str]]:

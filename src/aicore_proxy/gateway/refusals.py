@@ -15,6 +15,8 @@ from aicore_proxy.protocol.fault import Fault, Kind
 UNTOLD = {Kind.RATE_LIMITED: 10.0, Kind.OVERLOADED: 5.0}
 LONG_WAIT = 60.0
 JSON: Fields = (("content-type", "application/json"),)
+HOP = "x-aicore-proxy-hop"
+"""On every request to a deployment: who sent it."""
 
 
 def refusal(dialect: Dialect, fault: Fault, request_id: str) -> Reply:
@@ -25,6 +27,12 @@ def refusal(dialect: Dialect, fault: Fault, request_id: str) -> Reply:
     status, body = dialect.encode_fault(fault, request_id)
     text = _original(dialect, fault, request_id) or msgspec.json.encode(body)
     return Reply(status, (*JSON, *ids(dialect, request_id), *_retry(fault), *fault.headers), text)
+
+
+def looped(what: str, *headers: tuple[str, str]) -> Fault:
+    """A request that this proxy sent has come back to it. ``what``: led it there. No SDK is to try again."""
+    words = f"A loop: {what} leads back to this proxy itself."
+    return Fault(Kind.UPSTREAM_FAILED, words, status=508, code="loop", headers=(("x-should-retry", "false"), *headers))
 
 
 def ids(dialect: Dialect, request_id: str) -> Fields:

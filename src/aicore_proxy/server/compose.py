@@ -291,6 +291,7 @@ class Proxy:
             ),
             gone_missing=self._look_soon,
             queues=self._queues,
+            hop=configuration.hop,
             first_byte=first_byte_of(settings),
         )
         gateway = Gateway(
@@ -301,6 +302,7 @@ class Proxy:
             seals=self._seals,
             body_limit=settings.body_limit,
             deadline=settings.deadline,
+            hop=configuration.hop,
             sticky=sticky,
             explains=settings.explain,
             fallbacks=Fallbacks(settings.routing.fallbacks, settings.routing.fallback_on),

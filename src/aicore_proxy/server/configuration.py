@@ -6,6 +6,7 @@ Made from settings that were loaded, and from where SAP's own SDKs find service 
 from __future__ import annotations
 
 import logging
+import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -40,13 +41,15 @@ FIXED = (
 """Settings that take effect at the start only."""
 LISTED = ("subaccounts", "keys", "api_key")
 """Settings whose changes are told by what becomes of them: they hold secrets."""
+HOP = secrets.token_hex(8)
+"""Of the process that was started: its workers get it with their configuration."""
 T = TypeVar("T", bound=Struct)
 
 
 class Configuration(Struct, frozen=True):
     """``keys``: the clients'. ``scopes``: by a service key's name, what of its subaccount is served; all where none is
-    given. ``state``: the folder for what outlives the process. ``direct``: the upstream is on this machine. Holds
-    secrets: never logged."""
+    given. ``state``: the folder for what outlives the process. ``direct``: the upstream is on this machine. ``hop``: by
+    which this proxy knows a request that it sent itself. Holds secrets: never logged."""
 
     settings: Settings
     keys: tuple[ClientKey, ...]
@@ -54,6 +57,7 @@ class Configuration(Struct, frozen=True):
     scopes: Mapping[str, Scope] = msgspec.field(default_factory=dict)
     state: str = ""
     direct: bool = False
+    hop: str = HOP
 
     def __repr__(self) -> str:
         return "Configuration(…)"

@@ -78,6 +78,7 @@ class AiApi:
         names = spellings[self._switches.backend_details]
         status = deployment.listed_status or deployment.status
         made = deployment.created
+        url = deployment.url or f"{self._base_url(request)}/v2/inference/deployments/{deployment.id}"
         value: dict[str, Any] = {
             "id": deployment.id,
             "createdAt": made,
@@ -91,9 +92,7 @@ class AiApi:
             "latestRunningConfigurationId": deployment.configuration_id,
             "submissionTime": made,
             "startTime": made,
-            "deploymentUrl": ""
-            if status == "UNKNOWN"
-            else f"{self._base_url(request)}/v2/inference/deployments/{deployment.id}",
+            "deploymentUrl": "" if status == "UNKNOWN" else url,
             "details": {
                 "resources": dict.fromkeys(names, model),
                 "scaling": {name: {} for name in names},

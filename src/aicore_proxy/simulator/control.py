@@ -163,12 +163,8 @@ class Control:
             return _deployed(subaccount.deployments.pop(wanted))
         deployment = subaccount.deployments[wanted]
         for name, value in _body(request).items():
-            if name in ("status", "listed_status") and (
-                value in STATUSES or (name == "listed_status" and value is None)
-            ):
+            if _fits(name, value):
                 setattr(deployment, name, value)
-            elif name == "version" and isinstance(value, str):
-                deployment.version = value
             elif name == "model" and isinstance(value, str):
                 deployment.model, deployment.family = value, family(value)
             elif name == "resource_group" and isinstance(value, str):
@@ -179,7 +175,7 @@ class Control:
                 raise Unusable(
                     400,
                     f"{name}: {value!r} is not possible; there are status, listed_status "
-                    f"({', '.join(STATUSES)}), version, model and resource_group.",
+                    f"({', '.join(STATUSES)}), version, url, model and resource_group.",
                 )
         return _deployed(deployment)
 
@@ -220,6 +216,13 @@ def _deployed(deployment: Deployment) -> dict[str, Any]:
         "model": deployment.model,
         "status": deployment.status,
     }
+
+
+def _fits(name: str, value: Any) -> bool:
+    """Whether it is a property of a deployment, and a value of it, that nothing else follows from."""
+    if name in ("status", "listed_status"):
+        return value in STATUSES or (name == "listed_status" and value is None)
+    return name in ("version", "url") and isinstance(value, str)
 
 
 def _shown(setting: Any) -> dict[str, Any]:

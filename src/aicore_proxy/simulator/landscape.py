@@ -33,7 +33,8 @@ class LandscapeError(ValueError):
 
 
 class DeploymentSpec(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A deployment as configured. ``id`` empty: derived from subaccount, group, model and number."""
+    """A deployment as configured. ``id`` empty: derived from subaccount, group, model and number; ``url``: listed
+    instead of its own."""
 
     model: str
     id: str = ""
@@ -41,6 +42,7 @@ class DeploymentSpec(Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     status: Status = "RUNNING"
     version: str = "latest"
     created: str = ""
+    url: str = ""
 
 
 class SubaccountSpec(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -106,6 +108,7 @@ class Deployment(Struct, eq=False):
     created: str
     configuration_id: str
     listed_status: Status | None = None
+    url: str = ""
     open: int = 0
     received: int = 0
     pushed: int = 0
@@ -209,6 +212,7 @@ def add_deployment(subaccount: Subaccount, spec: DeploymentSpec) -> Deployment:
         spec.status,
         spec.created or f"2026-05-01T08:00:{number:02d}Z",
         str(uuid.uuid5(uuid.NAMESPACE_URL, f"configuration/{deployment_id}")),
+        url=spec.url,
     )
     subaccount.deployments[deployment_id] = deployment
     return deployment
