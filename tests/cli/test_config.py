@@ -85,7 +85,7 @@ subaccounts:
   - {{name: us, service_key_file: half.json}}
   - {{name: jp, service_key_file: missing.json}}
   - {{name: au, service_key: {json.dumps(KEY)}}}
-  - {{name: ca, service_key: {json.dumps(KEY)}}}
+  - {{name: ca, service_key: {json.dumps(KEY)}, exclude: [gpt-4o]}}
 api_key: a-key-of-ours
 keys: [{{name: default, key: another-key}}]
 """,
@@ -99,7 +99,7 @@ keys: [{{name: default, key: another-key}}]
         "4: subaccounts[0].service_key: serviceurls.AI_API_URL is missing",
         "4: subaccounts[0].service_key: clientsecret is missing (or, of an X.509 key, certificate and key)",
         "5: subaccounts[1].service_key_file: url is not an http(s) URL",
-        "8: subaccounts[4].service_key: it is the service key of au too",
+        "8: subaccounts[4].service_key: it is the service key of au too, which serves other models: make them one",
     ]
     for arguments in (("config", "check"), ("serve",)):
         done = subprocess.run(

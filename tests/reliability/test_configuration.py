@@ -1,18 +1,73 @@
-"""Configurations that do not fit: an upstream that is the proxy itself."""
+"""Configurations that do not fit: something twice, nothing usable, an upstream that is the proxy itself."""
 
 from __future__ import annotations
 
 from collections import Counter
-from itertools import product
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise, product
 from pathlib import Path
 
 import httpx2
 import pytest
 from tests.end_to_end.asking import PROTOCOLS, error_of
+from tests.end_to_end.configuring import Configured, serving, until
 from tests.end_to_end.conftest import running_proxy, running_simulator
 from tests.reliability.conftest import MODELS, House
 from tests.reliability.forwarder import natted
 from tests.telemetry.reading import Change, changed, look
+
+CLOSED = "http://127.0.0.1:9"
+
+
+def test_g04_what_stands_twice_is_one_with_a_warning(tmp_path: Path) -> None:
+    """The same service key; another one that lists the same deployment; the same key again, after a reload."""
+    same = {"model": "gpt-5", "id": "d0123456789abcde"}
+    landscape = {"subaccounts": [{"name": name, "deployments": [same]} for name in ("eu", "us")]}
+    with running_simulator(tmp_path, landscape=landscape) as simulator:
+        made = Configured(tmp_path, simulator.service_keys())
+        settings = made.settings("eu", "eu", "us", deployment_limit=1)
+        settings["subaccounts"][1] = {**settings["subaccounts"][0], "name": "again"}
+        made.write(settings)
+        with serving(made):
+            made.logged("us: 1 of its deployments are also those of eu, and are served once, from there.")
+            assert "subaccounts[1].service_key: it is the service key of eu too: it is used once" in made.log
+            simulator.script({"delay": 0.2})
+            with ThreadPoolExecutor(4) as pool:
+                answers = list(pool.map(lambda _: made.ask("gpt-5"), range(4)))
+            assert {answer.status_code for answer in answers} == {200}
+            assert {answer.headers["x-aicore-proxy-subaccount"] for answer in answers} == {"eu"}
+            assert simulator.received_by_subaccount("gpt-5") == {"eu": 4, "us": 0}
+            came = [entry["at"] for entry in simulator.requests()]
+            assert min(later - earlier for earlier, later in pairwise(came)) >= 0.18  # never two at once
+
+            settings["subaccounts"].append({**settings["subaccounts"][2], "name": "us again"})
+            made.write(settings)
+            made.logged("subaccounts[3].service_key: it is the service key of us too: it is used once")
+            assert made.ask("gpt-5").headers["x-aicore-proxy-subaccount"] == "eu"
+
+
+def test_g06_without_a_usable_subaccount_it_starts_says_why_and_is_there_once_one_is(tmp_path: Path) -> None:
+    with running_simulator(tmp_path, landscape={"subaccounts": {"eu": ["gpt-5"], "us": ["gpt-5"]}}) as simulator:
+        made = Configured(tmp_path, simulator.service_keys())
+        settings = made.settings("eu", "us")
+        refused, away = ({**one, "service_key": {**one["service_key"]}} for one in settings["subaccounts"])
+        refused["service_key"]["clientsecret"] = "another"
+        away["service_key"] |= {"url": CLOSED, "serviceurls": {"AI_API_URL": CLOSED}}
+        made.write({**settings, "subaccounts": [refused, away]})
+        with serving(made, ready=False):
+            made.logged("Bad credentials")
+            made.logged("127.0.0.1:9")
+            assert made.proxy.http.get("/health/live").status_code == 200
+            assert made.proxy.http.get("/health/ready").status_code == 503
+            assert made.listed() == set()
+            for protocol, status in (("chat", 503), ("messages", 529)):
+                answer = made.ask("gpt-5", protocol=protocol)
+                assert answer.status_code == status
+                assert "No deployment is known yet" in error_of(protocol, answer)["message"]
+                assert int(answer.headers["retry-after"]) >= 1
+            made.write({**settings, "subaccounts": [refused, settings["subaccounts"][1]]})
+            until(lambda: made.proxy.http.get("/health/ready").status_code == 200, 10)
+            assert made.ask("gpt-5").status_code == 200
 
 
 @pytest.mark.parametrize("workers", [1, 2])

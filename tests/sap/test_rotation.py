@@ -158,7 +158,8 @@ async def test_subaccounts_come_and_go_and_what_stays_is_not_read_again(
     several.reconfigure(several.api("one"), several.api("two"))
     assert several.served == {"one/d000000000000001"}, "at once"
     await several.discovery.refresh_now(5.0)
-    assert several.served == {"one/d000000000000001", "two/d000000000000001"}
+    assert [state.deployments for state in several.discovery.states()] == [1, 1]
+    assert several.served == {"one/d000000000000001"}, "the same deployment: it is served once"
     several.reconfigure(several.api("two"))
     assert several.served == {"two/d000000000000001"}
     assert [state.alias for state in several.discovery.states()] == ["two"]

@@ -114,14 +114,15 @@ def _serve(loaded: Loaded, found: Found, options: dict[str, Any], demo: Sequence
     greeting = Greeting(url, key if demo and key else "$AICORE_PROXY_API_KEY")
 
     # The very file that was found: one that is deleted is an error, and not a reason to look elsewhere
-    load = Source(os.environ, overrides_of(options), file=loaded.file, simulated=found if demo else None).load
+    simulated = found if demo else None
+    source = Source(os.environ, overrides_of(options), file=loaded.file, simulated=simulated, noted=found.notes)
     files = (*loaded.files, *found.files)
     try:
         if settings.workers == 1:
             with asyncio.Runner(loop_factory=listen.loop_factory()) as runner:
-                runner.run(_alone(configuration, slots[0], greeting, load, files))
+                runner.run(_alone(configuration, slots[0], greeting, source.load, files))
         else:
-            asyncio.run(_several(configuration, slots, greeting, load, files))
+            asyncio.run(_several(configuration, slots, greeting, source.load, files))
     except (WorkersError, CertificateError, ValueError) as error:
         raise click.ClickException(str(error)) from None
 

@@ -10,7 +10,7 @@ import logging
 import random
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -218,9 +218,11 @@ class Discovery:
 
     def _catalog(self) -> Catalog:
         subaccounts = self._subaccounts.values()
-        pinned, warnings = chosen(pin for subaccount in subaccounts for pin in subaccount.pins())
-        found = (d for subaccount in subaccounts for d in subaccount.served())
-        catalog = catalog_of(found, self._clock(), self._naming, pinned)
+        found, twice = once(d for subaccount in subaccounts for d in subaccount.served())
+        pins = (pin for subaccount in subaccounts for pin in subaccount.pins())
+        pinned, warnings = chosen(Pin(pin.name, found.get(place(pin.deployment), pin.deployment)) for pin in pins)
+        warnings += twice
+        catalog = catalog_of(found.values(), self._clock(), self._naming, pinned)
         for subaccount in subaccounts:
             if subaccount.seen:
                 running = (d.id for d in subaccount.deployments())
@@ -490,6 +492,27 @@ class _Subaccount:
         if identity not in self._unlike:
             self._unlike.add(identity)
             log.warning("%s: deployment %.64r of %s is left out: %s", self.alias, identity, group, why)
+
+
+def place(deployment: Deployment) -> Hashable:
+    """Where requests to a deployment go: what is the same in two subaccounts is one."""
+    return deployment.id, deployment.url
+
+
+def once(deployments: Iterable[Deployment]) -> tuple[dict[Hashable, Deployment], list[str]]:
+    """Each deployment by its place, and what is to be said where several subaccounts have it: two service keys may be
+    of the same one. The first has it: its limits count once, and nobody fails over from it to itself."""
+    found: dict[Hashable, Deployment] = {}
+    shared: dict[tuple[str, str], int] = {}
+    for deployment in deployments:
+        first = found.setdefault(place(deployment), deployment)
+        if first.subaccount != deployment.subaccount:
+            pair = first.subaccount, deployment.subaccount
+            shared[pair] = shared.get(pair, 0) + 1
+    return found, [
+        f"{other}: {count} of its deployments are also those of {first}, and are served once, from there."
+        for (first, other), count in shared.items()
+    ]
 
 
 def usable_url(given: str, api_url: str) -> str | None:

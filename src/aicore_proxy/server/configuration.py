@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -87,14 +87,16 @@ def client_keys(settings: Settings) -> tuple[ClientKey, ...]:
 
 
 def find_credentials(loaded: Loaded, environ: Mapping[str, str], home: Path) -> Found:
-    """The service keys of the file's subaccounts, else those that SAP's own SDKs would find. Reads files: not for the
-    event loop. Raises CredentialsError."""
+    """The service keys of the file's subaccounts, else those that SAP's own SDKs would find; a subaccount that stands
+    twice is one. Reads files: not for the event loop. Raises CredentialsError."""
     settings = loaded.settings
     if not settings.subaccounts:
         folder = {"AICORE_PROXY_SERVICE_KEYS": settings.service_keys} if settings.service_keys else {}
         return find_service_keys({**environ, **folder}, home)
     keys: list[ServiceKey] = []
     problems: list[str] = []
+    twins: list[str] = []
+    scopes = scopes_of(settings)
     group = environ.get("AICORE_RESOURCE_GROUP", "").strip()
     for one, place in zip(settings.subaccounts, loaded.key_places, strict=True):
         if one.service_key is None:
@@ -105,14 +107,18 @@ def find_credentials(loaded: Loaded, environ: Mapping[str, str], home: Path) -> 
             problems += error.problems
             continue
         twin = next((k for k in keys if (k.client_id, k.api_url) == (key.client_id, key.api_url)), None)
-        if twin is not None:
-            problems.append(f"{place}: it is the service key of {shown(twin.name)} too")
-        keys.append(key)
+        if twin is None:
+            keys.append(key)
+        elif scopes[one.name] == scopes[twin.name]:
+            twins.append(f"{place}: it is the service key of {shown(twin.name)} too: it is used once")
+        else:
+            words = f"it is the service key of {shown(twin.name)} too, which serves other models: make them one"
+            problems.append(f"{place}: {words}")
     if problems:
         raise CredentialsError(problems)
     source = str(loaded.file) if loaded.file is not None else "the settings"
     notes = [f"{source} names subaccounts: {other} is ignored" for other in other_sources(environ, home)]
-    return Found(tuple(keys), source, tuple(notes))
+    return Found(tuple(keys), source, (*twins, *notes))
 
 
 def load_telling_all(
@@ -159,16 +165,12 @@ def _more_problems(loaded: Loaded, environ: Mapping[str, str]) -> list[str]:
     return problems
 
 
-def scopes_of(settings: Settings, keys: tuple[ServiceKey, ...]) -> dict[str, Scope]:
-    """By a service key's name, what of its subaccount is served."""
-    given = {one.name: one for one in settings.subaccounts}
-    scopes = {}
-    for key in keys:
-        if (one := given.get(key.name)) is not None:
-            groups = one.resource_groups or settings.resource_groups
-            scopes[key.name] = Scope(groups, one.deployments, one.include, one.exclude)
-        elif settings.resource_groups:
-            scopes[key.name] = Scope(settings.resource_groups)
+def scopes_of(settings: Settings, keys: Iterable[ServiceKey] = ()) -> dict[str, Scope]:
+    """By a service key's name, what of its subaccount is served. ``keys``: those that were found elsewhere too."""
+    groups = settings.resource_groups
+    scopes = {key.name: Scope(groups) for key in keys if groups}
+    for one in settings.subaccounts:
+        scopes[one.name] = Scope(one.resource_groups or groups, one.deployments, one.include, one.exclude)
     return scopes
 
 

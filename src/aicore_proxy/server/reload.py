@@ -45,7 +45,7 @@ Mark: TypeAlias = tuple[int, ...] | None
 
 
 class Source:
-    """Where a running proxy's configuration comes from. Immutable."""
+    """Where a running proxy's configuration comes from. Owns what was noted of it last."""
 
     def __init__(
         self,
@@ -54,13 +54,15 @@ class Source:
         *,
         file: Path | None = None,
         simulated: Found | None = None,
+        noted: Iterable[str] = (),
     ) -> None:
         """``overrides``: command-line options, None: not given; ``file``: ``--config``. ``simulated``: the simulator's
-        service keys, instead of any others."""
+        service keys, instead of any others. ``noted``: what was said of them already."""
         self._environ = environ
         self._overrides = overrides
         self._file = file
         self._simulated = simulated
+        self._noted = frozenset(noted)
 
     def load(self) -> tuple[Configuration, tuple[Path, ...]]:
         """Reads everything: a Load. Every problem of a stage is raised at once."""
@@ -73,6 +75,10 @@ class Source:
         configuration = configuration_of(loaded, found.keys, self._environ, made, direct=direct)
         for key in found.keys:
             client_tls(key, self._environ)
+        for note in found.notes:
+            if note not in self._noted:
+                log.warning("%s", note)
+        self._noted = frozenset(found.notes)
         return configuration, tuple(dict.fromkeys((*loaded.files, *found.files)))
 
     def _made_key(self, settings: Settings) -> ClientKey | None:
