@@ -9,12 +9,13 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
-from tests.end_to_end.asking import PROTOCOLS, error_of, said
+from tests.end_to_end.asking import PROTOCOLS, error_of, said, simulate
 from tests.reliability.conftest import MODELS, SUBACCOUNTS, House, running_house, until
 
 SICK = {"sub-0"}
@@ -84,6 +85,69 @@ def test_d07_every_way_to_say_how_long(tmp_path: Path, headers: dict[str, str], 
         assert answer.status_code == 429
         assert least <= int(answer.headers["retry-after"]) <= most
         assert (answer.headers.get("x-should-retry") == "false") == (most > 60)
+
+
+@pytest.mark.timed
+@pytest.mark.rows
+@pytest.mark.timeout(240)
+def test_d08_a_throttle_that_names_no_time_is_tried_by_one_request_after_10_20_40_and_60_s(tmp_path: Path) -> None:
+    with running_house(tmp_path) as house:
+        house.simulator.switch(retry_after=False, x_retry_after=False)
+        house.simulator.script({"status": 429, "delay": 0.1}, "sub-0")
+        over = threading.Event()
+        others = threading.Thread(target=until_over, args=(house, over))
+        others.start()
+        tries: list[tuple[float, int]] = []
+        began, seen = time.monotonic(), 0
+        while time.monotonic() < began + 132:
+            if (now := house.received()["sub-0"]) != seen:
+                tries.append((time.monotonic() - began, now - seen))
+                seen = now
+            time.sleep(0.3)
+        over.set()
+        others.join()
+
+    first, *later = together(tries)
+    assert first[1] <= 8  # nobody knew
+    assert [count for _, count in later] == [1] * 4
+    starts = [at for at, _ in (first, *later)]
+    assert [b - a for a, b in pairwise(starts)] == pytest.approx([10, 20, 40, 60], abs=2)
+
+
+def until_over(house: House, over: threading.Event) -> None:
+    """Eight clients, each with one request after the other."""
+    with ThreadPoolExecutor(8) as pool:
+        while not over.is_set():
+            assert {answer.status_code for answer in pool.map(lambda _: house.ask(), range(80))} == {200}
+            time.sleep(0.05)
+
+
+def together(tries: list[tuple[float, int]]) -> list[tuple[float, int]]:
+    """What came within three seconds as one."""
+    found: list[tuple[float, int]] = []
+    for at, count in tries:
+        if found and at - found[-1][0] < 3:
+            found[-1] = (found[-1][0], found[-1][1] + count)
+        else:
+            found.append((at, count))
+    return found
+
+
+def test_d09_a_cooldown_is_only_ever_extended(tmp_path: Path) -> None:
+    """Of throttles whose requests were sent together, the first answer comes half a second before the other."""
+    cases = dict(zip(MODELS, ([40, 2], [2, 40], [40, None]), strict=True))
+    with running_house(tmp_path, 1, recovery_wait="0") as house, ThreadPoolExecutor(6) as pool:
+        house.simulator.switch(retry_after=False, x_retry_after=False)
+        asked = []
+        for model, waits in cases.items():
+            for number, wait in enumerate(waits):
+                headers = {} if wait is None else {"retry-after": str(wait)}
+                prompt = simulate(status=429, headers=headers, delay=0.5 + 0.5 * number)
+                asked.append(pool.submit(house.ask, model=model, text=prompt))
+        assert {answer.result().status_code for answer in asked} == {429}
+        for model in cases:
+            assert house.received(model) == {"sub-0": 2}, "they were sent together"
+            assert 36 <= int(house.ask(model=model).headers["retry-after"]) <= 40
 
 
 @pytest.mark.timed

@@ -382,6 +382,11 @@ STORIES: dict[str, tuple[list[Ending], list[Change], Skip]] = {
         [Change(News.COOLDOWN, deployment="d0", until=8.0)],
         Skip(Reason.COOLDOWN, 8.0),
     ),
+    "throttle without a time": (
+        [Ending(Outcome.THROTTLED)],
+        [Change(News.COOLDOWN, subaccount="a", model="m", until=11.0, untold=1)],
+        Skip(Reason.COOLDOWN, 11.0),
+    ),
     "gone": ([MISSING], [Change(News.GONE, deployment="d0", until=1.0)], Skip(Reason.GONE, float("inf"))),
     "subaccount": ([REFUSED] * 3, [Change(News.OPEN, subaccount="a", until=11.0)], Skip(Reason.SUBACCOUNT, 11.0)),
 }
@@ -406,6 +411,14 @@ def test_workers_tell_each_other_once_and_a_new_one_everything(story: str) -> No
     for worker in (first, second, third):
         assert worker.health.skip(named("d0"), 2.0) == skip
         assert worker.health.any_tripped is (skip.reason in (Reason.BREAKER, Reason.SUBACCOUNT))
+
+
+def test_d08_what_one_worker_heard_in_vain_makes_the_next_wait_longer_in_all() -> None:
+    first, second = Worker(), Worker()
+    for worker, other, until in ((first, second, 10.0), (second, first, 30.0), (first, second, 70.0)):
+        ended(worker.health, named("d0"), Ending(Outcome.THROTTLED), until - 10.0 * 2 ** len(worker.told + other.told))
+        other.health.heard(worker.told[-1], until - 1.0)
+        assert other.health.skip(named("d0"), until - 0.5) == Skip(Reason.COOLDOWN, until)
 
 
 @pytest.mark.parametrize(("ending", "opened"), [(BAD, Change(News.OPEN, "d0")), (REFUSED, Change(News.OPEN, "", "a"))])

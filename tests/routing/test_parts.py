@@ -206,6 +206,25 @@ def test_an_answer_while_it_cools_down_changes_nothing_and_old_ones_are_forgotte
     assert not cooldowns
 
 
+def test_d08_one_request_tries_for_a_second_whether_an_untold_throttle_is_over() -> None:
+    cooldowns = Cooldowns()
+    cooldowns.throttled("told", 0.0, 10.0)
+    cooldowns.throttled("untold", 0.0)
+    for target in ("told", "untold", "unknown"):
+        cooldowns.begun(target, 9.9)  # sent before, or by the last way out
+        assert not cooldowns.tried(target, 9.9)
+        cooldowns.begun(target, 10.0)
+        assert cooldowns.tried(target, 10.9) is (target == "untold")
+        cooldowns.begun(target, 11.0)  # it has heard nothing by then: all others follow
+        assert not cooldowns.tried(target, 11.0)
+    assert cooldowns.throttled("untold", 12.0) == 32.0
+    cooldowns.begun("untold", 32.0)
+    assert cooldowns.tried("untold", 32.0)
+    cooldowns.served("untold", 32.1)
+    assert not cooldowns.tried("untold", 32.1)
+    assert cooldowns.throttled("untold", 33.0) == 43.0
+
+
 @pytest.mark.parametrize(
     ("told", "wait"),
     [(0.01, 0.1), (0.5, 0.5), (7, 7), (9999, 3600), (0, 10), (-1, 10), (float("nan"), 10), (None, 10)],

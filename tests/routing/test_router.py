@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import random
 import time
-from collections import Counter
+from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,7 +16,7 @@ from aicore_proxy.landscape import Deployment
 from aicore_proxy.protocol.fault import Fault, Kind
 from aicore_proxy.routing.affinity import Affinity
 from aicore_proxy.routing.breaker import Limits
-from aicore_proxy.routing.health import Ending, Health, Reason
+from aicore_proxy.routing.health import Ending, Health, Permit, Reason
 from aicore_proxy.routing.outcome import Outcome, best_of
 from aicore_proxy.routing.router import Router
 from aicore_proxy.routing.strategies import LeastOutstanding, Query, RoundRobin, Sticky, Strategy, Tiered, Weighted
@@ -75,6 +77,39 @@ def test_everybody_is_asked_once_and_another_subaccount_first(places: list[str],
             times[place] for place in set(places) if places.count(place) > times[place]
         )
         times[deployment.subaccount] += 1
+
+
+def test_d08_under_load_an_untold_throttle_is_tried_by_one_request_after_10_20_40_and_60_s() -> None:
+    """100 requests a second, each answered after 0.2 s, by a clock of its own; the last way out is another matter."""
+    health = Health()
+    router = router_of(health=health)
+    candidates = deployments("a", "b", "c", "d")
+    sick, asked = candidates[0], list[float]()
+    answers: deque[tuple[float, Permit]] = deque()
+    for tick in range(20_000):
+        now = tick / 100
+        while answers and answers[0][0] <= now:
+            permit = answers.popleft()[1]
+            outcome = Outcome.THROTTLED if permit.deployment == sick else Outcome.OK
+            router.end(permit, Ending(outcome, first_byte=0.2), Query("m", now), 0.0)
+        first = router.plan(Query("m", now), candidates).ranked[0]
+        answers.append((now + 0.2, router.begin(first, now)))
+        if first == sick:
+            asked.append(now)
+
+    burst = [at for at in asked if at < 0.2]
+    assert 1 < len(burst) <= 6  # nobody knew
+    gaps = [later - earlier for earlier, later in pairwise([burst[0], *asked[len(burst) :]])]
+    assert gaps == pytest.approx([10, 20, 40, 60, 60], abs=0.5)
+
+
+def test_where_there_is_no_other_way_nobody_waits_for_the_one_that_tries() -> None:
+    router = router_of(health=Health())
+    candidates = deployments("a", "a")
+    router.end(router.begin(candidates[0], 0.0), Ending(Outcome.THROTTLED), Query("m", 0.0), 0.0)
+    assert router.plan(Query("m", 9.9), candidates).ranked == ()
+    router.begin(candidates[0], 10.0)
+    assert set(router.plan(Query("m", 10.1), candidates).ranked) == set(candidates)
 
 
 def test_the_budget_ends_attempts_at_the_sick_but_never_at_the_healthy() -> None:

@@ -11,12 +11,15 @@ LONGEST = 3600.0
 FIRST_UNTOLD = 10.0
 LONGEST_UNTOLD = 60.0
 """SAP's windows are a minute."""
+TRIAL = 1.0
+"""Seconds in which one request tries whether a throttle that named no time is over, before the others follow."""
 
 
 class _Cooling(Struct):
     until: float
     untold: int = 0
     """Throttles in a row that named no time."""
+    tried_until: float = float("-inf")
 
 
 class Cooldowns:
@@ -44,10 +47,27 @@ class Cooldowns:
         cooling.until = max(cooling.until, now + wait)
         return cooling.until
 
-    def extend(self, target: Hashable, until: float) -> None:
-        """A cooldown that another worker told of."""
+    def extend(self, target: Hashable, until: float, untold: int = 0) -> None:
+        """A cooldown that another worker told of, and how many throttles in a row named no time."""
         cooling = self._cooling.setdefault(target, _Cooling(until))
         cooling.until = max(cooling.until, until)
+        cooling.untold = max(cooling.untold, untold)
+
+    def begun(self, target: Hashable, now: float) -> None:
+        """A request is sent to ``target``. The first after a throttle that named no time tries for all."""
+        cooling = self._cooling.get(target)
+        if cooling is not None and cooling.untold and cooling.tried_until <= cooling.until <= now:
+            cooling.tried_until = now + TRIAL
+
+    def tried(self, target: Hashable, now: float) -> bool:
+        """Whether a request tries just now if it is throttled still: others do better elsewhere."""
+        cooling = self._cooling.get(target)
+        return cooling is not None and cooling.until <= now < cooling.tried_until
+
+    def untold(self, target: Hashable) -> int:
+        """How many throttles of ``target`` in a row named no time."""
+        cooling = self._cooling.get(target)
+        return 0 if cooling is None else cooling.untold
 
     def served(self, target: Hashable, now: float) -> None:
         """An answer of ``target``: the next throttle without a time is a first one again."""

@@ -96,13 +96,14 @@ class News(Enum):
 
 class Change(Struct, frozen=True):
     """News of a deployment (its id), a subaccount (its alias) or a model in one (both). ``until``: monotonic seconds,
-    which all processes of a machine share."""
+    which all processes of a machine share. ``untold``: of a cooldown, throttles in a row that named no time."""
 
     news: News
     deployment: str = ""
     subaccount: str = ""
     model: str = ""
     until: float = 0.0
+    untold: int = 0
 
     @property
     def target(self) -> Hashable:
@@ -190,6 +191,9 @@ class Health:
         known = self._of(deployment)
         known.in_flight += 1
         place = self._places.get(deployment.subaccount)
+        if self.cooldowns:
+            for target in (wide(deployment), deployment.id):
+                self.cooldowns.begun(target, now)
         return Permit(deployment, known.breaker.begin(now), place is not None and place.breaker.begin(now))
 
     def answering(self, permit: Permit) -> None:
@@ -233,7 +237,7 @@ class Health:
         if not self._remembers:
             return
         if change.news is News.COOLDOWN:
-            self.cooldowns.extend(change.target, min(change.until, now + LONGEST))
+            self.cooldowns.extend(change.target, min(change.until, now + LONGEST), change.untold)
         elif change.news is News.GONE:
             self._named(change.deployment).gone_since = now
         else:
@@ -248,11 +252,7 @@ class Health:
     def tell_all(self, now: float) -> None:
         """Tells everything that holds now: a worker has begun, which knows nothing yet."""
         for target, until in self.cooldowns.active(now).items():
-            match target:
-                case str():
-                    self.tell(Change(News.COOLDOWN, deployment=target, until=until))
-                case (str(alias), str(model)):
-                    self.tell(Change(News.COOLDOWN, subaccount=alias, model=model, until=until))
+            self._tell_cooldown(target, until)
         for identity, known in self._known.items():
             self._tell_of(known.breaker, State.CLOSED, now, Change(News.OPEN, deployment=identity))
             if known.gone_since is not None:
@@ -286,6 +286,10 @@ class Health:
         breakers = self._breakers_of(deployment)
         return any(b.state(now) is State.HALF_OPEN for b in breakers) and all(b.admits(now) for b in breakers)
 
+    def tried(self, deployment: Deployment, now: float) -> bool:
+        """Whether a request tries just now if it is throttled still."""
+        return self.cooldowns.tried(wide(deployment), now) or self.cooldowns.tried(deployment.id, now)
+
     def probing(self, deployment: Deployment) -> bool:
         """Whether a probe waits for its answer there."""
         return any(breaker.probing for breaker in self._breakers_of(deployment))
@@ -318,13 +322,16 @@ class Health:
             self.tell(replace(opened, news=News.CLOSED))
 
     def _throttled(self, deployment: Deployment, ending: Ending, now: float) -> None:
-        if ending.narrow:
-            until = self.cooldowns.throttled(deployment.id, now, ending.retry_after)
-            self.tell(Change(News.COOLDOWN, deployment=deployment.id, until=until))
-        else:
-            alias, model = place = wide(deployment)
-            until = self.cooldowns.throttled(place, now, ending.retry_after)
-            self.tell(Change(News.COOLDOWN, subaccount=alias, model=model, until=until))
+        target = deployment.id if ending.narrow else wide(deployment)
+        self._tell_cooldown(target, self.cooldowns.throttled(target, now, ending.retry_after))
+
+    def _tell_cooldown(self, target: Hashable, until: float) -> None:
+        untold = self.cooldowns.untold(target)
+        match target:
+            case str():
+                self.tell(Change(News.COOLDOWN, deployment=target, until=until, untold=untold))
+            case (str(alias), str(model)):
+                self.tell(Change(News.COOLDOWN, subaccount=alias, model=model, until=until, untold=untold))
 
     def _of(self, deployment: Deployment) -> _Known:
         known = self._named(deployment.id)

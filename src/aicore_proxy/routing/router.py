@@ -67,9 +67,9 @@ class Router:
     def plan(self, query: Query, candidates: Sequence[Deployment], read_at: float = float("-inf")) -> Plan:
         """The Plan for one request. ``read_at``: when the catalog that has ``candidates`` was read.
 
-        A deployment whose breaker wants a probe comes first where another way is open: nobody pays for a probe. Where
-        nothing but breakers stands against every one of them, the last way out is still tried, by one request at a
-        time.
+        A deployment whose breaker wants a probe comes first where another way is open: nobody pays for a probe. One
+        that is tried just now, for the first time since a throttle that named no time, comes last. Where nothing but
+        breakers stands against every one of them, the last way out is still tried, by one request at a time.
         """
         open_ways, skipped = self._sorted(candidates, query.now, read_at)
         if not open_ways:
@@ -82,6 +82,8 @@ class Router:
             if probe is not None:
                 ranked.remove(probe)
                 ranked.insert(0, probe)
+        if len(ranked) > 1 and self.health.cooldowns:
+            ranked.sort(key=lambda deployment: self.health.tried(deployment, query.now))
         return Plan(tuple(ranked), tuple(skipped))
 
     def following(
