@@ -132,6 +132,72 @@ def test_a01_the_last_known_deployments_serve_while_the_ai_api_is_away(tmp_path:
         assert house.proxy.http.get("/health/ready").status_code == 200
 
 
+def p99(house: House, seconds: float) -> float:
+    """Of what the model calls of two clients take; all are answered."""
+    end = time.monotonic() + seconds
+
+    def client(_: int) -> list[float]:
+        times = []
+        while (began := time.monotonic()) < end:
+            assert house.ask().status_code == 200
+            times.append(time.monotonic() - began)
+            time.sleep(0.02)
+        return times
+
+    with ThreadPoolExecutor(2) as pool:
+        times = sorted(time for times in pool.map(client, range(2)) for time in times)
+    return times[int(len(times) * 0.99)]
+
+
+def slow_list(house: House, seconds: float | None) -> None:
+    """The AI API takes so long for a list of deployments: 5 MiB, with much about each; None: it hangs."""
+    here = house.simulator.state()["subaccounts"]["sub-0"]["deployments"]
+    resources = [
+        {
+            "id": each["id"],
+            "status": "RUNNING",
+            "details": {"resources": {"backendDetails": {"model": {"name": each["model"], "version": "latest"}}}},
+            "statusDetails": ["x" * 1000] * 1750,
+        }
+        for each in here
+    ]
+    drips = {"body": {"count": len(here), "resources": resources}, "rate": 100 / (seconds or 1)}
+    broken(house.simulator, "ai_api", drips if seconds else {"hang": True}, "/v2/lm/deployments")
+
+
+@pytest.mark.parametrize("seconds", [None, 0.5])
+def test_a09_while_the_ai_api_hangs_or_drips_model_calls_are_none_the_slower(
+    tmp_path: Path, seconds: float | None
+) -> None:
+    with running_house(tmp_path, 1, discovery_interval="0.5") as house:
+        usual = p99(house, 0.8)
+        slow_list(house, seconds)
+        before = house.simulator.state()["subaccounts"]["sub-0"]["ai_api_requests"]
+        meanwhile = p99(house, 2)
+        asked = house.simulator.state()["subaccounts"]["sub-0"]["ai_api_requests"] - before
+
+    assert asked >= 4 if seconds else 1 <= asked <= 2  # groups and list: it was read again and again, or is waited for
+    assert meanwhile <= usual + 0.15
+
+
+@pytest.mark.rows
+@pytest.mark.parametrize("seconds", [None, 60])
+def test_a09_a_list_of_deployments_is_given_up_after_30_s(tmp_path: Path, seconds: float | None) -> None:
+    with running_house(tmp_path, 1, discovery_interval="0.5", log_level="warning") as house:
+        usual = p99(house, 5)
+        slow_list(house, seconds)
+        began = time.monotonic()
+        with ThreadPoolExecutor(1) as pool:
+            calls = pool.submit(p99, house, 30)
+            while "sub-0: GET /v2/lm/deployments: no answer within 30 s" not in "".join(house.proxy.lines):
+                assert time.monotonic() < began + 33
+                time.sleep(0.1)
+            given_up = time.monotonic() - began
+            assert calls.result() <= usual + 0.15
+
+    assert given_up >= 29.5
+
+
 def test_a02_a_start_without_the_ai_api_serves_from_the_snapshot(tmp_path: Path) -> None:
     landscape = {"subaccounts": [{"name": name, "models": MODELS} for name in SUBACCOUNTS]}
     with running_simulator(tmp_path, "--fast", landscape=landscape) as simulator:

@@ -25,7 +25,7 @@ class Request:
         self.body = body.decode()
 
 
-Handler = Callable[[Request], "bytes | Awaitable[bytes | None] | None"]
+Handler = Callable[[Request], "bytes | Awaitable[bytes | None] | AsyncIterator[bytes] | None"]
 
 
 def answer(content: Any, status: str = "200 OK", fields: str = "") -> bytes:
@@ -34,7 +34,7 @@ def answer(content: Any, status: str = "200 OK", fields: str = "") -> bytes:
 
 
 class Core:
-    """What it answers, by path, and what it was asked. A handler that gives None hangs."""
+    """What it answers, by path, and what it was asked. Where a handler gives None it hangs."""
 
     def __init__(self) -> None:
         self.peer: Peer | None = None
@@ -65,6 +65,10 @@ async def core() -> AsyncIterator[Core]:
             served.requests.append(request)
             handler = served.routes.get(request.path)
             made = handler(request) if handler else answer(b"RBAC: access denied", "403 Forbidden")
+            if isinstance(made, AsyncIterator):
+                async for piece in made:
+                    await talk.send(piece)
+                continue
             reply = made if isinstance(made, bytes | None) else await made
             if reply is None:
                 await talk.until_gone()
@@ -89,6 +93,7 @@ def late(seconds: float, handler: Handler) -> Handler:
     async def wait(request: Request) -> bytes | None:
         await asyncio.sleep(seconds)
         made = handler(request)
+        assert not isinstance(made, AsyncIterator)
         return made if isinstance(made, bytes | None) else await made
 
     return wait

@@ -249,6 +249,30 @@ async def test_a04_an_empty_list_is_believed_when_seen_twice(sap: Core, start: S
     assert seen == [1, 1, 0]
 
 
+@pytest.mark.parametrize("how", ["hangs", "drips"])
+async def test_a09_a_list_that_takes_too_long_is_cut_at_the_limit(
+    sap: Core, upstream: PooledUpstream, supervisor: Supervisor, how: str
+) -> None:
+    """With a limit of 1 s instead of 30; of 5 MiB each piece comes soon, so that only the whole is too late."""
+    whole = listed(*(deployment(number, pad="x" * 1000) for number in range(4000)))
+    sent = []
+
+    async def dripping() -> AsyncIterator[bytes]:
+        for start in range(0, len(whole), len(whole) // 40):
+            sent.append(piece := whole[start : start + len(whole) // 40])
+            yield piece
+            await asyncio.sleep(0.05)
+
+    sap.routes[LIST] = lambda _: dripping() if how == "drips" else None
+    key = sap.key()
+    client = AiApi(key, upstream, TokenProvider(key, upstream, supervisor), timeout=1.0)
+    started = time.monotonic()
+    with pytest.raises(AiApiError, match=r"GET /v2/lm/deployments: no answer within 1 s"):
+        await client.deployments("default")
+    assert 1.0 <= time.monotonic() - started < 1.8
+    assert how == "hangs" or 5 < len(sent) < 40
+
+
 async def test_a05_a_page_that_fails_discards_the_whole_list(sap: Core, start: Start, watch: Watch) -> None:
     sap.routes[GROUPS] = in_turn(groups("default"))
     sap.routes[LIST] = in_turn(listed(*(deployment(n) for n in range(25))))
