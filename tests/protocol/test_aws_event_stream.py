@@ -13,10 +13,23 @@ from hypothesis import strategies as st
 from aicore_proxy.protocol.fault import Fault, Kind
 from aicore_proxy.protocol.framing import AwsEventStreamDecoder
 
+HEADERS = {
+    0: b"",
+    1: b"",
+    2: b"\x07",
+    3: bytes(2),
+    4: bytes(4),
+    5: bytes(8),
+    6: b"\x00\x03abc",
+    8: bytes(8),
+    9: bytes(16),
+}
+"""A value of each type of header that is no string, as botocore writes it."""
+
 
 def message(payload: bytes, **headers: str) -> bytes:
-    """A message as botocore reads it: all headers strings, an integer one among them to be skipped."""
-    block = b"\x03pad\x04\x00\x00\x00\x07"
+    """A message as botocore reads it: strings that matter, before them a header of each other type to be skipped."""
+    block = b"".join(b"\x03pad" + bytes([kind]) + value for kind, value in HEADERS.items())
     for name, value in headers.items():
         key = b":" + name.replace("_", "-").encode()
         block += bytes([len(key)]) + key + b"\x07" + struct.pack(">H", len(value)) + value.encode()

@@ -45,7 +45,7 @@ def test_every_captured_request_is_read(body: dict[str, Any]) -> None:
 
 
 def test_tokens_are_read_as_one_input_or_several() -> None:
-    assert decode_request({"model": "m", "input": [1, 2]}) == EmbeddingRequest("m", tokens=((1, 2),), single=True)
+    assert decode_request({"model": "m", "input": [0, 2]}) == EmbeddingRequest("m", tokens=((0, 2),), single=True)
     assert decode_request({"model": "m", "input": [[1], [2, 3]]}) == EmbeddingRequest("m", tokens=((1,), (2, 3)))
 
 
@@ -134,7 +134,8 @@ def test_what_is_no_vector_is_a_fault(vector: list[Any]) -> None:
 @pytest.mark.parametrize(
     ("usage", "expected"),
     [
-        ({"prompt_tokens": 3, "total_tokens": 3}, Usage(input=3)),
+        ({"prompt_tokens": 3, "total_tokens": 5}, Usage(input=3)),
+        ({"prompt_tokens": -3}, Usage()),
         ({"total_tokens": 4}, Usage(input=4)),
         ({"prompt_tokens": True}, None),
         ({}, None),

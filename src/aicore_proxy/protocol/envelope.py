@@ -116,7 +116,7 @@ def unreadable(error: Exception, name: str | None = None, body: bytes | None = N
         case _ if body is not None and not body.strip():
             words = "The request body is empty: a JSON object is needed."
         case _:
-            words = f"The request body is not valid JSON{where}: {str(error).removesuffix('.')}."
+            words = f"The request body is not valid JSON{where}: {error}."
             if body is not None and (place := re.search(r"\(byte (\d+)\)", words)):
                 found = body[int(place[1]) :]
                 words += next((f" JSON has no {name.decode()}." for name in NO_NUMBERS if found.startswith(name)), "")

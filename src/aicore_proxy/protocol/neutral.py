@@ -248,7 +248,7 @@ class Response(Struct, frozen=True):
 # Events of a stream. ``index`` counts a candidate's parts from 0, in the order of their Open.
 
 
-class Start(Struct, frozen=True, tag=True):
+class Start(Struct, frozen=True):
     """First of all. ``usage``: what the upstream knows at the start (Anthropic's input tokens)."""
 
     id: str
@@ -258,7 +258,7 @@ class Start(Struct, frozen=True, tag=True):
     extras: Extras = NOTHING
 
 
-class Open(Struct, frozen=True, tag=True):
+class Open(Struct, frozen=True):
     """A part begins. Its text or arguments follow as Deltas; a Media, Refusal or Foreign part comes whole."""
 
     index: int
@@ -266,7 +266,7 @@ class Open(Struct, frozen=True, tag=True):
     candidate: int = 0
 
 
-class Delta(Struct, frozen=True, tag=True):
+class Delta(Struct, frozen=True):
     """More text (Text, Reasoning, Refusal) or argument JSON (ToolCall) of an open part."""
 
     index: int
@@ -274,7 +274,7 @@ class Delta(Struct, frozen=True, tag=True):
     candidate: int = 0
 
 
-class Sealed(Struct, frozen=True, tag=True):
+class Sealed(Struct, frozen=True):
     """The seal of an open part."""
 
     index: int
@@ -282,7 +282,7 @@ class Sealed(Struct, frozen=True, tag=True):
     candidate: int = 0
 
 
-class Annotated(Struct, frozen=True, tag=True):
+class Annotated(Struct, frozen=True):
     """A wire fragment about an open part that only its own dialect understands (a citation, log probabilities)."""
 
     index: int
@@ -291,12 +291,12 @@ class Annotated(Struct, frozen=True, tag=True):
     candidate: int = 0
 
 
-class Close(Struct, frozen=True, tag=True):
+class Close(Struct, frozen=True):
     index: int
     candidate: int = 0
 
 
-class Finish(Struct, frozen=True, tag=True):
+class Finish(Struct, frozen=True):
     """A candidate ended. The last Finish, or a later Tally, carries the usage."""
 
     reason: FinishReason
@@ -306,17 +306,17 @@ class Finish(Struct, frozen=True, tag=True):
     extras: Extras = NOTHING
 
 
-class Tally(Struct, frozen=True, tag=True):
+class Tally(Struct, frozen=True):
     """Usage that came apart from any Finish: OpenAI's closing usage chunk, Gemini's counts on the way."""
 
     usage: Usage
 
 
-class Done(Struct, frozen=True, tag=True):
+class Done(Struct, frozen=True):
     """The upstream said that the stream is complete (``[DONE]``, ``message_stop``, an orderly end after a finish)."""
 
 
-class Failure(Struct, frozen=True, tag=True):
+class Failure(Struct, frozen=True):
     """The stream failed. ``fault`` is an :class:`aicore_proxy.protocol.fault.Fault`."""
 
     fault: Any

@@ -218,6 +218,9 @@ def drafted(segments: Sequence[Segment], draft: Drafting) -> list[Message]:
             push(messages, Message(role, blocks, dict(extras)))
         elif blocks:
             messages.append(Message(role, blocks, dict(extras)))
+        elif messages and messages[-1].role == role:
+            # Of a message that held nothing but results, which stand in the one before
+            messages[-1].extras.update(extras)
 
     for segment in segments:
         write(segment.role, segment.parts, segment.extras)

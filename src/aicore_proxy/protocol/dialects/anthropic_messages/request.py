@@ -52,6 +52,7 @@ MESSAGE = frozenset(("role", "content"))
 TEXT = frozenset(("type", "cache_control", "text"))
 IMAGE = frozenset(("type", "cache_control", "source"))
 DOCUMENT = IMAGE | {"title"}
+SOURCE = frozenset(("type", "media_type", "data", "url", "file_id"))
 THINKING = frozenset(("type", "thinking", "signature"))
 REDACTED = frozenset(("type", "data"))
 TOOL_USE = frozenset(("type", "cache_control", "id", "name", "input"))
@@ -292,9 +293,10 @@ def decode_media(block: Mapping[str, Json], kind: Literal["image", "document"], 
                 return Foreign(NAME, dict(block), path)  # images in it would be lost in silence
             words = content if isinstance(content, str) else "\n".join(texts_of(blocks, f"{at}.content"))
             fields = {"media_type": "text/plain", "text": words}
-            extras = {**extras, "source": source}
         case _:
             return Foreign(NAME, dict(block), path)
+    if source.keys() - SOURCE:
+        extras = {**extras, "source": source}
     name = optional(block, "title", str, path) if kind == "document" else None
     return Media(kind, name=name, cache=cache, extras=extras, **fields)
 

@@ -135,7 +135,6 @@ class MessagesDecoder:
             mine.signature = signature
         text = block.get("thinking" if block.get("type") == "thinking" else "text")
         if isinstance(text, str) and text:
-            mine.spoke = True
             events.append(Delta(index, text))
         return events
 

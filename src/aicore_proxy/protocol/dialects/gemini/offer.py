@@ -118,8 +118,6 @@ def _declaration(
     if tool.description is not None:
         declaration["description"] = tool.description
     schema: Mapping[str, Json] | None = _FREE_TEXT if tool.kind == "custom" else tool.schema
-    if tool.kind == "custom" and tool.block:
-        losses.append(Loss(f"tools.{tool.name}.format", NAME, reason="free text without a grammar"))
     if tool.strict:
         losses.append(Loss("tools.strict", NAME, reason="no such setting"))
     if schema is not None and not _takes_nothing(schema):

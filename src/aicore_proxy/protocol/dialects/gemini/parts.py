@@ -93,7 +93,12 @@ def _call(call: Node, call_id: str) -> ToolCall:
         raise call.refused("name", "the name of a function")
     args = call.node("args")
     arguments = msgspec.json.encode(args.value).decode() if args is not None else ""
-    return ToolCall(call.text("id") or call_id, name, arguments, extras=call.rest())
+    return ToolCall(call.text("id") or call_id, name, arguments, extras=_inner("functionCall", call))
+
+
+def _inner(name: str, held: Node) -> dict[str, Json]:
+    """What nobody read of the object that a part holds, under the object's name: written back into it."""
+    return {name: more} if (more := held.rest()) else {}
 
 
 def _result(response: Node, call_id: str, node: Node) -> ToolResult:
@@ -116,7 +121,7 @@ def _result(response: Node, call_id: str, node: Node) -> ToolResult:
         tuple(content),
         is_error,
         response.text("name"),
-        extras=response.rest() | node.rest(),
+        extras=_inner("functionResponse", response) | node.rest(),
     )
 
 
@@ -163,14 +168,14 @@ def media_of(node: Node) -> Media | None:
             media = Media("document", media_type, text=text, name=inline.text("displayName"))
         else:
             media = Media(kind, media_type, data=_standard(data, inline), name=inline.text("displayName"))
-        return msgspec.structs.replace(media, extras=inline.rest())
+        return msgspec.structs.replace(media, extras=_inner("inlineData", inline))
     if (file := node.node("fileData")) is not None:
         media_type = file.text("mimeType")
         url = file.text("fileUri")
         if not url:
             raise file.refused("fileUri", "a URI")
         kind = kind_of_media(media_type or _guessed(url))
-        return Media(kind, media_type, url=url, name=file.text("displayName"), extras=file.rest())
+        return Media(kind, media_type, url=url, name=file.text("displayName"), extras=_inner("fileData", file))
     return None
 
 
@@ -223,10 +228,10 @@ def _guessed(url: str) -> str | None:
 
 def encode_media(media: Media, losses: list[Loss], *, own: bool) -> dict[str, Json] | None:
     """``inlineData`` or ``fileData``; None where only the client's own vendor could read it (a file id)."""
-    inner = {name: value for name, value in media.extras.items() if name in _INNER}
-    beside = {name: value for name, value in media.extras.items() if name not in _INNER}
+    beside = dict(media.extras)
+    inner: dict[str, Json] = beside.pop("inlineData", beside.pop("fileData", {}))
     if media.name:
-        inner["displayName"] = media.name
+        inner = {"displayName": media.name, **inner}
     if media.detail not in (None, "auto"):
         losses.append(Loss("content.image.detail", NAME, reason="no such setting"))
     if media.file_id is not None:
@@ -255,7 +260,6 @@ def _named(media_type: str | None, media: Media, own: bool) -> str:
     return media_type or str(_USUAL[media.kind])
 
 
-_INNER = frozenset({"displayName", "sizeBytes"})
 _DATA_URL = re.compile(r"data:([^;,]*)(?:;[^,]*)?;base64,")
 
 
@@ -336,8 +340,8 @@ class PartWriter:
             if args is None:
                 # Not what a function takes, but what the model wrote
                 args = {"arguments": part.arguments}
-        inner = {name: value for name, value in part.extras.items() if name in _CALL}
-        beside = {name: value for name, value in part.extras.items() if name not in _CALL}
+        beside = dict(part.extras)
+        inner = beside.pop("functionCall", {})
         body: dict[str, Json] = {"id": part.id} if self.with_ids and part.id else {}
         body |= {"name": self.names.get(part.name, part.name), "args": args, **inner}
         sealed = self.sealer(part.seal) or signature
@@ -362,13 +366,9 @@ class PartWriter:
         body["response"] = {} if empty else response_of(text, part.is_error, own=self.own)
         if parts:
             body["parts"] = parts
-        inner = {name: value for name, value in part.extras.items() if name in _RESPONSE}
-        beside = {name: value for name, value in part.extras.items() if name not in _RESPONSE}
+        beside = dict(part.extras)
+        inner = beside.pop("functionResponse", {})
         return {"functionResponse": {**body, **inner}, **beside}
-
-
-_CALL = frozenset({"willContinue", "partialArgs"})
-_RESPONSE = frozenset({"willContinue", "scheduling"})
 
 
 def bears(following: Part | None, reasoning: Reasoning, sealer: Sealer) -> bool:
