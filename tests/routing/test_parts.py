@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from aicore_proxy.landscape import Deployment
 from aicore_proxy.protocol.fault import Fault, Kind, UpstreamError
@@ -256,6 +258,42 @@ def test_a_budget_forgets_after_its_window() -> None:
     assert all(budget.allows(20.0, healthy=True) for _ in range(50))
 
 
+STEPS = st.lists(st.tuples(st.sampled_from([0.0, 0.1, 0.5, 1.0, 3.0, 9.5, 10.0, 30.0]), st.booleans()), max_size=60)
+
+
+@given(STEPS, st.sampled_from([1, 3, 10]), st.sampled_from([0.0, 0.5, 1.0]))
+def test_a_tally_is_a_count_of_the_events_of_its_last_slots(
+    steps: list[tuple[float, bool]], least: int, share: float
+) -> None:
+    tally, now, events = Tally(10.0), 100.0, list[tuple[int, bool]]()
+    for pause, bad in steps:
+        now += pause
+        tally.add(now, bad=bad)
+        events.append((int(now), bad))
+        lately = [bad for slot, bad in events if slot > int(now) - 10]
+        assert tally.exceeds(now, least, share) is (len(lately) >= least and sum(lately) >= share * len(lately))
+
+
+@given(STEPS, st.sampled_from([0.0, 0.2, 1.0]), st.sampled_from([0.0, 1.0, 2.0]))
+def test_a_budget_is_a_share_of_the_requests_of_ten_seconds_and_some_a_second(
+    steps: list[tuple[float, bool]], share: float, always: float
+) -> None:
+    budget, now = RetryBudget(Allowance(share, always, 10.0)), 100.0
+    asked, charged = list[int](), list[int]()
+    for pause, retry in steps:
+        now += pause
+        slot = int(now * 2)
+        asked, charged = ([s for s in each if s > slot - 20] for each in (asked, charged))
+        if not retry:
+            budget.requested(now)
+            asked.append(slot)
+            continue
+        lately = sum(s > slot - 2 for s in charged)
+        fits = len(charged) + 1 <= share * len(asked) + always * 10 and lately + 1 <= share * len(asked) + always
+        assert budget.allows(now, healthy=False) is fits
+        charged += [slot] if fits else []
+
+
 # Affinity
 
 
@@ -292,6 +330,20 @@ def test_a_conversation_has_one_home_and_one_refuge() -> None:
     assert affinity.ranked(1, candidates, 1004.0, lambda _: 0) == [home, *[d for d in hashed if d != home]]
     assert affinity.ranked(1, refuges[::-1], 1004.0, lambda _: 0)[0] == refuges[-1]  # its home cannot be asked
     assert affinity.ranked(1, candidates, 1101.0, lambda _: 0)[0] == refuges[-1]  # its home is cold
+
+
+def test_a_home_that_is_cold_is_no_home_and_one_that_is_used_again_keeps_its_refuge() -> None:
+    affinity = Affinity()
+    home, refuge, third = of("a", "b", "c")
+    affinity.went(1, home, 0.0, 10.0)
+    affinity.went(1, refuge, 10.0, 100.0)
+    affinity.went(1, third, 10.0, 100.0)
+    assert [affinity.warm(1, d, 11.0) for d in (home, refuge, third)] == [False, True, True]
+
+    affinity.went(1, refuge, 12.0, 100.0)
+    affinity.went(1, third, 13.0, 100.0)
+    assert [affinity.warm(1, d, 14.0) for d in (home, refuge, third)] == [False, True, True]
+    assert affinity.ranked(1, (third, refuge, home), 14.0, lambda _: 0)[0] == refuge
 
 
 @pytest.mark.parametrize(
