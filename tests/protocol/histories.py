@@ -80,6 +80,9 @@ HISTORIES: dict[str, Sequence[Turn]] = {
     "system in the middle": (user("a"), said("system", "s"), assistant("b"), said("developer", "d"), said("system",
         "t"),
                              user("c"), said("system", "last")),
+    "two systems before the assistant": (
+        user("a"), said("system", "s"), said("system", "t"), assistant("b"), said("system", "u"), said("system", "v"),
+    ),
     "system before a user": (said("system", "s"), user("a"), assistant("b"), said("system", "t", extras={"x": 1}),
         user("c")),
     "a reminder that is one": (user("a"), said("system", " <system-reminder>r</system-reminder>"), user("b")),

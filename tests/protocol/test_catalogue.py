@@ -9,6 +9,7 @@ pinned: a changed file is to be reviewed, not only rewritten.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -126,12 +127,13 @@ def dotted(path: tuple[Any, ...]) -> str:
 
 
 def refusal(dialect: Dialect, body: Any) -> str:
-    """The path that a body is refused for."""
+    """The path that a body is refused for, and the words that were possible there."""
     try:
         decoded(dialect, body)
     except Fault as fault:
         helps = fault.kind is Kind.MALFORMED and fault.param and fault.param in fault.message
-        return str(fault.param) if helps else f"NO HELP: {fault!r}"
+        possible = [word for word in re.findall("'([^']*)'", fault.message) if word not in (fault.param, "x", "")]
+        return " ".join([str(fault.param), *possible]) if helps else f"NO HELP: {fault!r}"
     return "taken"
 
 

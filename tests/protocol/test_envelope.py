@@ -84,3 +84,66 @@ def test_half_a_character_of_an_upstream_ends_no_stream() -> None:
             assert stream.fault is None
             assert stream.started
             assert rb"\ud83d" in out if source is target else "\ufffd" in out.decode()
+
+
+MEMBERS: dict[type, tuple[str, object]] = {
+    str: ('"x"', "x"), bool: ("false", False), int: ("7", 7), list: ("[1]", [1]), dict: ('{"b":1}', {"b": 1}),
+}  # fmt: skip
+WANTED = {str: "a string", bool: "true or false", int: "an integer", list: "an array", dict: "an object"}
+
+
+@pytest.mark.parametrize("kind", MEMBERS)
+def test_a_member_is_of_the_kind_that_is_asked_for_or_named(kind: type) -> None:
+    for other, (text, value) in MEMBERS.items():
+        envelope = Envelope.parse(f'{{"a": {text}, "n": null}}'.encode())
+        assert envelope.get("n", kind) is envelope.get("absent", kind) is None
+        if other is kind:
+            assert envelope.get("a", kind) == value
+            assert envelope.get("a", kind) is envelope.get("a", kind)
+            continue
+        with pytest.raises(Fault) as caught:
+            envelope.get("a", kind)
+        assert (caught.value.kind, caught.value.param) == (Kind.MALFORMED, "a")
+        assert caught.value.message == f"'a' must be {WANTED[kind]}."
+
+
+@pytest.mark.parametrize("inner", [b"9" * 5000, b"[" + b"9" * 5000 + b"]"])
+def test_what_only_shows_inside_a_member_is_named_by_it(inner: bytes) -> None:
+    envelope = Envelope.parse(b'{"fine": 1, "a": ' + inner + b"}")
+    assert envelope.get("fine", int) == 1
+    for read_it in (envelope.decoded, lambda: envelope.get("a", int)):
+        with pytest.raises(Fault) as caught:
+            read_it()
+        assert (caught.value.kind, caught.value.param) == (Kind.MALFORMED, "a")
+        assert "in 'a'" in caught.value.message
+
+
+BODY = rb'{ "a" : 1.50,"b":[ 1 ], "a": "\u00e9" }'
+
+
+@pytest.mark.parametrize(
+    ("drop", "put", "expected"),
+    [
+        ((), None, b'{"a":"\\u00e9","b":[ 1 ]}'),
+        (("a",), None, b'{"b":[ 1 ]}'),
+        (("a", "b", "z"), None, b"{}"),
+        (("a", "b"), {"c": b"2"}, b'{"c":2}'),
+        ((), {"b": b"{ }", "c": b"2", 'd"': b"3"}, b'{"a":"\\u00e9","b":{ },"c":2,"d\\"":3}'),
+        (("a",), {"a": b"0"}, b'{"b":[ 1 ]}'),
+    ],
+)
+def test_members_are_taken_out_and_put_in_and_the_others_stay_byte_for_byte(
+    drop: tuple[str, ...], put: dict[str, bytes] | None, expected: bytes
+) -> None:
+    envelope = Envelope.parse(BODY)
+    assert envelope.spliced(drop, put) == expected
+
+
+def test_what_an_envelope_knows_of_its_bytes() -> None:
+    envelope = Envelope.parse(b"\xef\xbb\xbf" + BODY)
+    assert (envelope.size, envelope.memo) == (len(BODY), {})
+    assert envelope.holds("b", b"[ 1")
+    assert not envelope.holds("b", b"[1")
+    assert not envelope.holds("c", b"")
+    assert envelope.decoded() is envelope.decoded()
+    assert envelope.decoded() == {"a": "\u00e9", "b": [1]}

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aicore_proxy.protocol.schema import (
+    MAX_DEPTH,
     MAX_NODES,
     for_gemini,
     for_openapi,
@@ -121,6 +122,32 @@ def test_deep_nesting_is_cut() -> None:
         schema = {"type": "array", "items": schema}
     assert for_gemini(schema).lost == ("schema (too deep or too large)",)
     assert from_openapi(schema)["type"] == "array"
+
+
+def nested(levels: int, around: str = "items") -> dict[str, Any]:
+    """A schema with so many levels below its root."""
+    schema: dict[str, Any] = {"type": "string"}
+    for _ in range(levels):
+        schema = {"type": "object", "properties": {"a": schema}} if around == "properties" else {around: schema}
+    return schema
+
+
+@pytest.mark.parametrize("around", ["items", "additionalProperties", "properties"])
+def test_a_schema_may_be_as_deep_as_this_and_no_deeper(around: str) -> None:
+    for deep, fits in ((MAX_DEPTH, True), (MAX_DEPTH + 1, False)):
+        schema = nested(deep, around)
+        assert (inlined(schema).schema == schema) is (for_gemini(schema).lost == ()) is fits
+        assert (from_openapi(schema) == schema) is fits
+
+
+def test_a_strict_schema_may_be_as_deep_as_this_and_no_deeper() -> None:
+    closed: dict[str, Any] = {"type": "string"}
+    for _ in range(MAX_DEPTH):
+        closed = {"type": "object", "properties": {"a": closed}, "required": ["a"], "additionalProperties": False}
+    assert is_strict(closed)
+    assert not is_strict(
+        {"type": "object", "properties": {"a": closed}, "required": ["a"], "additionalProperties": False}
+    )
 
 
 @pytest.mark.parametrize(

@@ -146,7 +146,7 @@ def _candidate(body: Mapping[str, Json]) -> Candidate:
 def _append(parts: list[Part], part: Part) -> None:
     """Pieces of one text or one thought belong together, as they would in a stream."""
     match parts[-1] if parts else None, part:
-        case _, Text(text="", extras={}) | Reasoning(text="", seal=None):
+        case _, Text(text="") | Reasoning(text="", seal=None):
             pass
         case Text(text=text, extras=extras) as before, Text(text=more) if not extras and not part.extras:
             parts[-1] = replace(before, text=text + more)

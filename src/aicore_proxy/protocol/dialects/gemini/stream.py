@@ -167,7 +167,7 @@ class _Candidate(Struct):
 
     def _part(self, part: Part, events: list[Event]) -> None:
         match part:
-            case Text(text="", extras={}) | Reasoning(text="", seal=None):
+            case Text(text="") | Reasoning(text="", seal=None):
                 pass
             case Text(text=text, extras=extras):
                 self._goes_on(Text, Text("", extras=extras), text, events)
