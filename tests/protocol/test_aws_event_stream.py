@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from aicore_proxy.protocol.fault import Fault, Kind
 from aicore_proxy.protocol.framing import AwsEventStreamDecoder
+from aicore_proxy.protocol.framing.frame import LIMIT
 
 HEADERS = {
     0: b"",
@@ -118,3 +119,51 @@ def test_an_error_without_words_has_its_name(headers: dict[str, str], kind: str,
     assert error["type"] == kind
     assert error["message"].startswith(words)
     assert bool(error["message"]) is bool(words)
+
+
+@pytest.mark.parametrize(
+    "header", [b"\x03odd\x0a", b"\x03odd", b"\x09odd", b"\x02\xff\xfe\x00", b"\x01a\x07\x00\x01\xff"]
+)
+def test_headers_that_cannot_be_read_are_a_fault(header: bytes) -> None:
+    """A type that is none, an end too early, names and values that are no UTF-8."""
+    prelude = struct.pack(">II", 16 + len(header) + 2, len(header))
+    body = prelude + struct.pack(">I", zlib.crc32(prelude)) + header + b"{}"
+    decoder = AwsEventStreamDecoder()
+    with pytest.raises(Fault, match="headers") as caught:
+        decoder.feed(body + struct.pack(">I", zlib.crc32(body)))
+    assert caught.value.kind is Kind.UPSTREAM_FAILED
+    with pytest.raises(Fault):
+        decoder.end()
+
+
+@pytest.mark.parametrize(("total", "headers"), [(15, 0), (17, 2), (LIMIT + 1, 0)])
+def test_lengths_that_cannot_be_are_a_fault(total: int, headers: int) -> None:
+    prelude = struct.pack(">II", total, headers)
+    with pytest.raises(Fault, match="length"):
+        AwsEventStreamDecoder().feed(prelude + struct.pack(">I", zlib.crc32(prelude)))
+
+
+@pytest.mark.parametrize(("total", "headers"), [(16, 0), (18, 2), (LIMIT, 0)])
+def test_lengths_that_may_be_wait_for_the_rest(total: int, headers: int) -> None:
+    prelude = struct.pack(">II", total, headers)
+    decoder = AwsEventStreamDecoder()
+    assert decoder.feed(prelude + struct.pack(">I", zlib.crc32(prelude))) == []
+    assert decoder.end() == []
+
+
+THROWN = {
+    "ThrottlingException": "rate_limit_error", "serviceQuotaExceededException": "rate_limit_error",
+    "ServiceUnavailableException": "overloaded_error", "modelNotReadyException": "overloaded_error",
+    "ModelTimeoutException": "timeout_error", "validationException": "invalid_request_error",
+    "accessDeniedException": "permission_error", "resourceNotFoundException": "not_found_error",
+    "modelStreamErrorException": "api_error", "internalServerException": "api_error",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("member", ["message", "Message", "originalMessage", None])
+def test_each_exception_and_where_its_words_stand(member: str | None) -> None:
+    payload = json.dumps({member: "words", "odd": 1} if member else {"odd": 1}).encode()
+    for name, kind in THROWN.items():
+        [frame] = AwsEventStreamDecoder().feed(message(payload, message_type="exception", exception_type=name))
+        words = "words" if member else payload.decode()
+        assert json.loads(frame.data) == {"type": "error", "error": {"type": kind, "message": words}}

@@ -286,6 +286,60 @@ def test_an_exception_in_the_binary_stream(begun: bool) -> None:
     assert check("anthropic_messages", out) == ("error" if begun else "nothing")
 
 
+@pytest.mark.parametrize("target", DIALECTS.values(), ids=lambda dialect: dialect.name)
+@pytest.mark.parametrize("where", ["with the frames", "at the end", "alone"])
+def test_a_damaged_binary_stream_is_a_fault_once_its_good_frames_are_given(target: Dialect, where: str) -> None:
+    framer = AwsEventStreamDecoder()
+    kind = Relay if target is MESSAGES else Translation
+    sources = (target,) if target is MESSAGES else (MESSAGES, target)
+    stream: Pipe = kind(*sources, framer, answering(target))
+    good, damaged = binary(START, TEXT, HI), b"\x00" * 12
+    match where:
+        case "alone":
+            out = stream.feed(damaged)
+            assert out == b""
+        case "with the frames":
+            out = stream.feed(good + damaged)
+            assert stream.fault is None
+            out += stream.end()
+            assert check(target.name, out) == "error"
+        case _:
+            out = stream.feed(good)
+            assert stream.fault is None
+            out += stream.feed(damaged)
+            assert check(target.name, out) == "error"
+    assert stream.fault is not None
+    assert (stream.fault.kind, stream.finished) == (Kind.UPSTREAM_FAILED, where != "alone")
+
+
+STREAMS = {CHAT: sse(ROLE, HELLO, STOP, "[DONE]"), MESSAGES: sse(START, TEXT, HI, END, TURN, LAST),
+           GEMINI: sse({"candidates": [{"content": {"parts": [{"text": "Hi"}]}, "finishReason": "STOP"}]})}  # fmt: skip
+
+
+@pytest.mark.parametrize("ended", ["whole", "cut", "failed", "refused"])
+def test_a_pipe_that_is_over_says_nothing_more(ended: str) -> None:
+    """``refused``: its error came before any content, so nothing at all was written."""
+    for source, wire in STREAMS.items():
+        for target in STREAMS:
+            stream = relay(target) if source is target else translation(source, target)
+            match ended:
+                case "whole":
+                    out = stream.feed(wire) + stream.end()
+                case "cut":
+                    stream.feed(wire[: len(wire) // 2])
+                    out = stream.end()
+                case "failed":
+                    out = stream.feed(wire[: wire.index(b"\n\n") + 2]) + stream.fail(Fault(Kind.TIMEOUT, "late"))
+                case _:
+                    out = stream.feed(sse({"error": {"message": "no", "code": 400, "type": "x"}}))
+            assert (stream.fault is None) is (ended == "whole")
+            fault = stream.fault
+            assert stream.feed(wire) + stream.end() + stream.fail(Fault(Kind.INTERNAL, "later")) == b""
+            assert stream.fault is fault
+            if ended != "cut":
+                assert bool(out) is (ended != "refused")
+
+
 # What a request needed, turned back
 
 

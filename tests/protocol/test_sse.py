@@ -89,6 +89,24 @@ def test_frames_before_an_endless_one_are_given_and_then_it_is_refused() -> None
     assert caught.value.kind is Kind.UPSTREAM_FAILED
 
 
+@pytest.mark.parametrize("parts", [1, 2, 3])
+def test_a_frame_may_be_as_long_as_this_and_no_longer(parts: int) -> None:
+    """In one piece or several; after the frames before it, which count for nothing."""
+    for size, refused in ((LIMIT, False), (LIMIT + 1, True)):
+        wire = b"data: " + b"x" * (size - 6)
+        step = -(-len(wire) // parts)
+        decoder = SseDecoder()
+        decoder.feed(b"data: 1\n\ndata: 2\n\n")
+        *pieces, last = [wire[at : at + step] for at in range(0, len(wire), step)]
+        assert [frame for piece in pieces for frame in decoder.feed(piece)] == []
+        if refused:
+            with pytest.raises(Fault, match="8 MiB"):
+                decoder.feed(last)
+        else:
+            assert decoder.feed(last) == []
+            assert [len(frame.data) for frame in decoder.feed(b"\n\n")] == [LIMIT - 6]
+
+
 def test_a_frame_without_end_is_refused_in_time_and_memory_linear_in_its_bytes() -> None:
     decoder = SseDecoder()
     started = time.perf_counter()
