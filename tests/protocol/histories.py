@@ -205,6 +205,7 @@ def named(choice: ToolChoice) -> str:
     return " ".join(filter(None, words))
 
 
+TOOLS["names that are taken"] = {"tools": (Tool("final_answer"), Tool("json_output"), Tool("json_output_"))}
 TOOLS |= {named(choice): {"tools": SOME, "tool_choice": choice} for choice in CHOICES}
 
 START = Start("answer1", "a-model", created=7)
@@ -259,6 +260,9 @@ EVENTS: dict[str, Sequence[Event]] = {
     ),
     "nothing in it": (START, Open(0, Text("")), Delta(0, ""), Close(0), Finish("content_filter"), Done()),
     "only a call": (Start("", ""), Open(0, call("", "f", "{}")), Close(0), Finish("stop", COUNTS), Done()),
+    "done without a finish": (START, Open(0, Text("a")), Done()),
+    "done at once": (START, Done()),
+    "tallied alone": (START, Tally(COUNTS), Done()),
     "without a start": (Open(0, Text("a")), Close(0), Finish("pause"), Done()),
     "blocked": (Start("r", "m", extras={"promptFeedback": {"blockReason": "SAFETY"}}), Finish("content_filter",
         COUNTS), Done()),

@@ -387,7 +387,7 @@ OUTPUTS = {
     " + listed schema": Output("schema", {"type": "array", "items": {}}),
     " + JSON": Output("json"),
 }
-WITH_OUTPUT = ("none", "None", "none parallel False", "required", "tool f parallel False")
+WITH_OUTPUT = ("none", "names that are taken", "None", "none parallel False", "required", "tool f parallel False")
 
 
 @each_writer
