@@ -13,7 +13,7 @@ from aicore_proxy.protocol.neutral import NOTHING, Extras, Foreign, Json, Media,
 from aicore_proxy.protocol.openai_members import malformed, member, optional, rest, typed, wrong_type
 
 PDF = "application/pdf"
-_MEDIA_TYPES = {"pdf": PDF, "txt": "text/plain", "md": "text/markdown", "csv": "text/csv", "json": "application/json"}
+_MEDIA_TYPES = {"txt": "text/plain", "md": "text/markdown", "csv": "text/csv", "json": "application/json"}
 
 
 def decode_content(content: Json, path: str) -> tuple[Part, ...]:
