@@ -178,6 +178,8 @@ def interleaved(groups: Sequence[Sequence[Deployment]]) -> Iterable[Deployment]:
 
 # Anthropic's and OpenAI's dates, OpenAI's older ones (gpt-4-0613), Google's stable versions (gemini-2.0-flash-001)
 _DATED = re.compile(r"[-@](?:20\d{6}|20\d\d-\d\d-\d\d|\d{3,4})$")
+_NO_PREFIX = re.compile(r"(?:^|/)\.{1,2}(?:/|$)|[\\%?#]|://")
+"""What makes a name a path or a URL: in front of it stands no provider."""
 _BEDROCK = re.compile(r"^(?:[a-z]{2,6}\.)?([a-z0-9]+)\.(.+?)(?:-v\d+(?::\d+)?)?$")
 _CLAUDE_NEW = re.compile(r"^claude-([a-z]+)-(\d+)(?:[-.](\d{1,2}))?$")
 _CLAUDE_OLD = re.compile(r"^claude-(\d+)(?:[-.](\d{1,2}))?-([a-z]+)$")
@@ -200,7 +202,7 @@ def spellings(name: str) -> Iterable[str]:
 def _simpler(name: str) -> Iterable[str]:
     if name.startswith("models/"):
         yield name.removeprefix("models/")
-    if "/" in name:
+    if "/" in name and not _NO_PREFIX.search(name):
         yield name.rpartition("/")[2]
     if match := re.match(r"^(.*)\[[^\]]*\]$", name):
         yield match[1]

@@ -102,7 +102,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_i07_refused_once_and_closed(edge: Server, case: str) -> None:
+def test_i07_i18_refused_once_and_closed(edge: Server, case: str) -> None:
     status, data = REFUSED[case]
     follower = f"/follower-{next(_number)}"
     with edge.connect() as client:

@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import re
 import socket
 import socketserver
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+REQUEST_LINE = re.compile(rb"([A-Z]+ \S+) HTTP/1\.1\r\n")
 
 
 class Forwarder(socketserver.ThreadingTCPServer):
@@ -62,13 +65,14 @@ class Tunnel(socketserver.StreamRequestHandler):
 
 class Nat(socketserver.ThreadingTCPServer):
     """Forwards to a port of this machine. ``forget``: of the connections that are open, nothing comes through any more,
-    and nobody is told."""
+    and nobody is told. ``asked``: method and target of every request."""
 
     daemon_threads = True
 
     def __init__(self, target: int) -> None:
         super().__init__(("127.0.0.1", 0), Forwarded)
         self.target = target
+        self.asked: list[str] = []
         self.remembered = threading.Event()
         self.remembered.set()
 
@@ -90,13 +94,20 @@ class Forwarded(socketserver.BaseRequestHandler):
         with socket.create_connection(("127.0.0.1", self.server.target)) as target:
             back = threading.Thread(target=pump, args=(target, self.request, remembered))
             back.start()
-            pump(self.request, target, remembered)
+            pump(self.request, target, remembered, self.server.asked)
             back.join()
 
 
-def pump(source: socket.socket, sink: socket.socket, remembered: threading.Event | None = None) -> None:
+def pump(
+    source: socket.socket,
+    sink: socket.socket,
+    remembered: threading.Event | None = None,
+    asked: list[str] | None = None,
+) -> None:
     with contextlib.suppress(OSError):
         while data := source.recv(65536):
+            if asked is not None:
+                asked += [line.decode("latin-1") for line in REQUEST_LINE.findall(data)]
             if remembered is None or remembered.is_set():
                 sink.sendall(data)
     with contextlib.suppress(OSError):
