@@ -184,6 +184,7 @@ def good(draw: st.DrawFn) -> Settings:
     plain = {
         "port": draw(st.integers(0, 65535)),
         "api_key": draw(st.just("") | keys_),
+        "metrics_key": draw(st.just("") | keys_),
         "hold": draw(st.floats(1e-6, 1e8)),
         "openapi": draw(st.booleans()),
         "cors_origins": draw(words | st.just("")),

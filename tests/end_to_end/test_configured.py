@@ -110,7 +110,7 @@ def test_guessers_are_slowed_by_the_address_that_a_trusted_proxy_tells(configure
     assert guess("192.0.2.1", KEY) == 200
 
 
-def test_metrics_are_for_keys_where_others_come_in(configured: Configured) -> None:
+def test_i21_metrics_are_for_keys_where_others_come_in(configured: Configured) -> None:
     """Behind a proxy on the same machine every connection comes from loopback."""
     http = httpx2.Client(base_url=configured.proxy.url, trust_env=False)
     away = {"X-Forwarded-For": "192.0.2.7"}

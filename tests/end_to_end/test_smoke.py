@@ -129,7 +129,7 @@ def test_tokens_are_counted_as_an_estimate(proxy: Proxy) -> None:
     "path",
     ["/health", "/health/live", "/health/liveliness", "/health/ready", "/health/readiness", "/healthz", "/readyz"],
 )
-def test_health_needs_no_key_and_tells_no_more_than_the_status(proxy: Proxy, path: str) -> None:
+def test_i21_health_needs_no_key_and_tells_no_more_than_the_status(proxy: Proxy, path: str) -> None:
     answer = proxy.http.get(path, headers={"Authorization": ""})
 
     assert answer.status_code == 200

@@ -162,7 +162,18 @@ def test_changes_are_told_in_words_without_secrets() -> None:
 
 
 LIVE = {
-    *("api_key", "api_key_file", "keys", "trusted_proxies", "aliases", "models", "routing", "subaccounts"),
+    *(
+        "api_key",
+        "api_key_file",
+        "metrics_key",
+        "metrics_key_file",
+        "keys",
+        "trusted_proxies",
+        "aliases",
+        "models",
+        "routing",
+        "subaccounts",
+    ),
     *("service_keys", "resource_groups", "discovery_interval", "survey_interval", "log_level"),
     *("body_limit", "connect_timeout", "first_byte_timeout", "stream_head_timeout", "between_bytes_timeout"),
     *("deadline", "hold", "keepalive", "body_gap_timeout", "max_requests", "body_memory"),

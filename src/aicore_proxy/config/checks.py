@@ -92,6 +92,8 @@ def _addresses(settings: Settings) -> Iterator[Problem]:
     shortest = 1 if is_loopback(settings.host) else SHORTEST_KEY
     if settings.api_key and (words := _unfit_key(settings.api_key, shortest)):
         yield ("api_key",), words
+    if settings.metrics_key and (words := _unfit_key(settings.metrics_key, shortest)):
+        yield ("metrics_key",), words
     if settings.tls_key and not settings.tls_certificate:
         yield ("tls_key",), "needs tls_certificate beside it"
     if settings.service_keys and settings.subaccounts:

@@ -19,7 +19,7 @@ from aicore_proxy.config import legacy
 from aicore_proxy.config.checks import unfit
 from aicore_proxy.config.document import Document, read_document, shown, written
 from aicore_proxy.config.references import resolved
-from aicore_proxy.config.secrets import SecretFiles, path_of
+from aicore_proxy.config.secrets import KEYS, SecretFiles, path_of
 from aicore_proxy.config.settings import PREFIX, Settings, SettingsError, home_of
 from aicore_proxy.config.shape import Given, kinds_of, shaped, suggestion
 from aicore_proxy.config.yaml_values import Place
@@ -32,7 +32,7 @@ FOREIGN = frozenset(PREFIX + name for name in ("URL", "KEY", "CA_BUNDLE"))
 two, and what trusts certificate authorities reads the third."""
 AFTER_ALL = 10**9
 """The line of a problem that is not in the file."""
-EITHER = {"api_key": "api_key_file", "api_key_file": "api_key"}
+EITHER = {name: f"{name}_file" for name in KEYS} | {f"{name}_file": name for name in KEYS}
 """Two ways to give the same: the one that is given nearer replaces the other."""
 
 
@@ -267,7 +267,8 @@ class _Loading:
         """A file with secrets that everybody on the machine may read."""
         if self._document is None or os.name == "nt":
             return
-        secret = settings.api_key and "api_key" in self._of_the_file and not settings.api_key_file
+        given = [name for name in KEYS if getattr(settings, name) and not getattr(settings, f"{name}_file")]
+        secret = any(name in self._of_the_file for name in given)
         secret = secret or any(key.key and not key.key_file for key in settings.keys)
         secret = secret or any(one.service_key and not one.service_key_file for one in settings.subaccounts)
         path = self._document.path

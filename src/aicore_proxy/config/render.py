@@ -11,7 +11,7 @@ from aicore_proxy.config.settings import SECRETS, Settings
 from aicore_proxy.config.yaml_values import Number
 
 MASK = "****"
-FROM_FILES = {"api_key": "api_key_file", "key": "key_file", "service_key": "service_key_file"}
+FROM_FILES = {name: f"{name}_file" for name in ("api_key", "metrics_key", "key", "service_key")}
 """Secrets that stand in a file of their own where one is named."""
 
 

@@ -15,6 +15,8 @@ from aicore_proxy.config.shape import Tell, plain
 from aicore_proxy.config.yaml_values import Place, too_deep
 
 FILES = ("tls_certificate", "tls_key")
+KEYS = ("api_key", "metrics_key")
+"""Settings that a file may hold, which another one names."""
 FOLDERS = ("service_keys", "record_folder")
 """Settings that are paths, and stay so. Folders are looked into by those who use them."""
 
@@ -33,12 +35,12 @@ class SecretFiles:
         changed: dict[str, Any] = {
             name: self._path(settings, name) for name in (*FILES, *FOLDERS) if getattr(settings, name)
         }
-        if settings.api_key_file:
-            if settings.api_key:
-                self._tell(("api_key",), "and api_key_file: one of them, not both")
-            else:
-                path = path_of(self._base("api_key_file"), settings.api_key_file)
-                changed["api_key"] = self._read(path, ("api_key_file",))
+        for name in KEYS:
+            if file := getattr(settings, f"{name}_file"):
+                if getattr(settings, name):
+                    self._tell((name,), f"and {name}_file: one of them, not both")
+                else:
+                    changed[name] = self._read(path_of(self._base(f"{name}_file"), file), (f"{name}_file",))
         changed["keys"] = tuple(self._key(key, number) for number, key in enumerate(settings.keys))
         subaccounts = enumerate(settings.subaccounts)
         changed["subaccounts"] = tuple(self._subaccount(one, number) for number, one in subaccounts)

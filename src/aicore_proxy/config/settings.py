@@ -14,7 +14,7 @@ PREFIX = "AICORE_PROXY_"
 DEFAULT_PORT = 3001
 FALLBACK_REASONS = ("overload", "context_too_long", "content_filter")
 STRATEGIES = ("auto", "affinity", "round_robin", "least_outstanding", "weighted")
-SECRETS = frozenset({"api_key", "key", "service_key", "hash"})
+SECRETS = frozenset({"api_key", "metrics_key", "key", "service_key", "hash"})
 """Fields whose values are shown nowhere: of a weak key the hash tells the key."""
 
 
@@ -113,6 +113,11 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     state folder and printed once."""
     api_key_file: str = ""
     """A file that holds ``api_key``."""
+    metrics_key: str = ""
+    """The one key that opens ``/metrics``, and nothing else. Empty: the clients' keys do, and nobody on this machine
+    needs one."""
+    metrics_key_file: str = ""
+    """A file that holds ``metrics_key``."""
     service_keys: str = ""
     """Folder of service keys, one JSON file per subaccount. Set: SAP's own sources are ignored."""
     simulator_port: int = 0

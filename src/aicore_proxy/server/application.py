@@ -8,9 +8,10 @@ from typing import Any
 import msgspec
 from fastapi import FastAPI, Request, Response
 from fastapi.middleware.cors import CORSMiddleware
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from aicore_proxy import __version__
+from aicore_proxy.server.asgi import GUARDS
 from aicore_proxy.server.endpoints import openapi_paths
 
 WHY = "/why/"
@@ -34,7 +35,8 @@ def build_application(
     openapi: bool,
     cors_origins: tuple[str, ...],
 ) -> ASGIApp:
-    """The whole application. Paths that FastAPI does not know go to ``model_api``, which answers 404 itself."""
+    """The whole application. Paths that FastAPI does not know go to ``model_api``, which answers 404 itself and guards
+    its own answers."""
     app = FastAPI(
         title="SAP AI Core LLM proxy",
         version=__version__,
@@ -52,7 +54,7 @@ def build_application(
 
     async def metrics(request: Request) -> Response:
         if not may_see_metrics(request):
-            return Response("A client key is needed.\n", 401, media_type="text/plain")
+            return Response("A key is needed.\n", 401, media_type="text/plain")
         body, content_type = await exposition()
         return Response(body, headers={"content-type": content_type})
 
@@ -61,7 +63,7 @@ def build_application(
         if told is None:
             error = {"message": "No request of that id is remembered for this key.", "type": "not_found"}
             return Response(msgspec.json.encode({"error": error}), 404, media_type="application/json")
-        return Response(msgspec.json.encode(told), media_type="application/json", headers={"cache-control": "no-store"})
+        return Response(msgspec.json.encode(told), media_type="application/json")
 
     for path in (*LIVE, *HELLO):
         app.add_api_route(path, live, methods=["GET", "HEAD"], tags=["health"], include_in_schema=path in DESCRIBED)
@@ -83,7 +85,7 @@ def build_application(
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and (scope["path"] in own or scope["path"].startswith(WHY)):
-            await app(scope, receive, send)
+            await app(scope, receive, guarded(send))
         else:
             await model_api(scope, receive, send)
 
@@ -93,3 +95,14 @@ def build_application(
     return CORSMiddleware(
         application, allow_origins=cors_origins, allow_methods=["*"], allow_headers=["*"], expose_headers=exposed
     )
+
+
+def guarded(send: Send) -> Send:
+    """What every answer carries: nobody keeps it, and it is what it says it is."""
+
+    async def guard(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message["headers"], *GUARDS]
+        await send(message)
+
+    return guard

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import hmac
 import os
 import time
 from collections.abc import Mapping
@@ -254,7 +255,10 @@ class Proxy:
         return self._now.endpoints.refused(request, fault)
 
     def _may_see_metrics(self, request: Request) -> bool:
-        """Whoever has a client key; else only this machine, and nobody for whom somebody on it forwards."""
+        """Whoever has the key for it. Where there is none, whoever has a client key; else only this machine, and nobody
+        for whom somebody on it forwards."""
+        if wanted := self.settings.metrics_key:
+            return hmac.compare_digest(presented_key(request).encode(), wanted.encode())
         return is_local(request) or self._keys.named(presented_key(request)) is not None
 
     async def _explain(self, request: Request, request_id: str) -> dict[str, Any] | None:

@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from aicore_proxy.config.document import shown
 from aicore_proxy.config.load import Loaded, LoadError, load
-from aicore_proxy.config.settings import Settings, SettingsError, home_of, state_folder
+from aicore_proxy.config.settings import SECRETS, Settings, SettingsError, home_of, state_folder
 from aicore_proxy.gateway.keys import ClientKey, clashes, client_key
 from aicore_proxy.landscape import Naming
 from aicore_proxy.sap.credentials import (
@@ -206,7 +206,7 @@ def changes(old: Configuration, new: Configuration) -> tuple[list[str], list[str
         if field in FIXED:
             fixed.append(field)
         else:
-            told.append(_setting(field, before, after))
+            told.append(field if field in SECRETS else _setting(field, before, after))
     keys = {key.name: key for key in old.keys}, {key.name: key for key in new.keys}
     told += _members("key", *keys, lambda was, now: [] if was.digest == now.digest else ["another value"])
     subaccounts = {key.name: key for key in old.service_keys}, {key.name: key for key in new.service_keys}
