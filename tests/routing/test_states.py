@@ -1,4 +1,4 @@
-"""State machines of breaker, cooldown and budget, with a clock that the test owns, against simple models of them."""
+"""State machines of breaker, cooldown, limit and budget with a clock that the test owns, against simple models."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from aicore_proxy.landscape import Deployment
 from aicore_proxy.routing.affinity import Affinity
 from aicore_proxy.routing.breaker import Breaker, Limits, State, Verdict
 from aicore_proxy.routing.budget import Allowance, RetryBudget
+from aicore_proxy.routing.concurrency import LearnedLimit, Learning
 from aicore_proxy.routing.cooldown import LONGEST, LONGEST_UNTOLD, Cooldowns
 from aicore_proxy.routing.health import Ending, Health, Permit
 from aicore_proxy.routing.outcome import Outcome
@@ -139,6 +140,98 @@ class CooldownMachine(Clocked):
                 assert self.cooldowns.until(place) <= self.now
 
 
+class LimitMachine(Clocked):
+    """A limit stays within its bounds, moves by rounds and at most once a second, means what was really in flight, and
+    never shuts: with nothing to do for a second there is room for all that it says."""
+
+    LEARNING = Learning(start=6, least=2, most=12)
+    MOMENTS = st.sampled_from([0.001, 0.1, 0.5, 1.0, 3.0])
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.limit = LearnedLimit(self.LEARNING)
+        self.in_flight = 0
+        self.loads: list[tuple[float, int]] = []
+        self.good_since_change = 0
+        self.fell_at = self.crowded_at = float("-inf")
+        self.crowd = 0
+
+    @rule(seconds=MOMENTS)
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+
+    @rule(count=st.integers(1, 20))
+    def ask(self, count: int) -> None:
+        for _ in range(count):
+            if not self.limit.full(self.in_flight, self.now):
+                self.in_flight += 1
+                self.loads.append((self.now, self.in_flight))
+                assert self.in_flight <= self.limit.value
+                if self.now < self.crowded_at + 1:
+                    assert self.in_flight <= self.crowd
+
+    @precondition(lambda self: self.in_flight)
+    @rule(count=st.integers(1, 20))
+    def answer(self, count: int) -> None:
+        for _ in range(min(count, self.in_flight)):
+            before = self.limit.value
+            self.loads.append((self.now, self.in_flight))
+            self.limit.succeeded(self.in_flight, self.now)
+            self.in_flight -= 1
+            self.good_since_change += 1
+            if self.limit.value != before:
+                assert self.limit.value == before + 1
+                assert any(at >= self.now - 1 and load >= before for at, load in self.loads)  # it was in use
+                assert self.good_since_change >= before
+                assert self.now >= self.fell_at + 1
+                self.good_since_change = 0
+
+    @precondition(lambda self: self.in_flight)
+    @rule(count=st.integers(1, 20), crowded=st.booleans())
+    def refuse(self, count: int, crowded: bool) -> None:
+        for _ in range(min(count, self.in_flight)):
+            before = self.limit.value
+            self.limit.refused(self.now)
+            self.in_flight -= 1
+            self.good_since_change = 0
+            if self.now < self.fell_at + 1:
+                assert self.limit.value == before
+            else:
+                assert self.limit.value == max(2, int(before * 0.7))
+                self.fell_at = self.now
+            if crowded:
+                self.limit.crowded(self.in_flight, self.now)
+                self.crowded_at, self.crowd = self.now, self.in_flight
+
+    @precondition(lambda self: self.in_flight)
+    @rule()
+    def leave(self) -> None:
+        self.in_flight -= 1
+
+    @rule()
+    def restart(self) -> None:
+        before = self.limit.value
+        self.limit.restart()
+        assert self.limit.value == min(before, 6)
+
+    @rule(most=st.sampled_from([1, 4, 12]))
+    def other_bounds(self, most: int) -> None:
+        before = self.limit.value
+        self.limit.become(Learning(start=6, least=2, most=most))
+        assert self.limit.value == min(before, most) or most > before
+        self.limit.become(self.LEARNING)
+        assert self.limit.value == max(2, min(before, most))
+
+    @invariant()
+    def it_never_shuts(self) -> None:
+        assert 2 <= self.limit.value <= 12
+        later = self.now + 1
+        assert not self.limit.full(self.limit.value - 1, later)
+        assert self.limit.full(self.limit.value, later)
+        if self.in_flight < self.limit.sure:
+            assert not self.limit.full(self.in_flight, self.now)
+
+
 class BudgetMachine(Clocked):
     """Whatever comes: no more is charged than the allowance, and the healthy are never charged."""
 
@@ -179,10 +272,12 @@ class RouterMachine(Clocked):
     alone for ever."""
 
     permits = Bundle("permits")
+    learning: Learning | None = None
 
     def __init__(self) -> None:
         super().__init__()
         self.health = Health(LIMITS)
+        self.health.become(LIMITS, {}, None, remembers=True, learns=lambda _: self.learning)
         self.health.know(DEPLOYMENTS, self.now)
         strategy = LeastOutstanding(self.health)
         self.router = Router(lambda _: strategy, self.health, Affinity())
@@ -208,12 +303,29 @@ class RouterMachine(Clocked):
         edge=st.booleans(),
         chance=CHANCE,
         waited=st.floats(0, 60),
+        told=st.sampled_from([None, None, 2.0]),
+        overloaded=st.booleans(),
     )
-    def end(self, permit: Permit | None, outcome: Outcome, edge: bool, chance: float, waited: float) -> None:
+    def end(
+        self,
+        permit: Permit | None,
+        outcome: Outcome,
+        edge: bool,
+        chance: float,
+        waited: float,
+        told: float | None,
+        overloaded: bool,
+    ) -> None:
         if permit is None:
             return
         failed = outcome not in (Outcome.OK, Outcome.CANCELLED, Outcome.CLIENT_FAULT)
-        ending = Ending(outcome, first_byte=waited, edge=edge and failed)
+        ending = Ending(
+            outcome,
+            first_byte=waited,
+            retry_after=told if outcome is Outcome.THROTTLED else None,
+            edge=edge and failed,
+            overloaded=overloaded and outcome is Outcome.UNAVAILABLE,
+        )
         for _ in range(2):  # twice is once
             self.router.end(permit, ending, Query("m", self.now, chance), 300.0)
         self.in_flight[permit.deployment.id] -= 1
@@ -229,12 +341,37 @@ class RouterMachine(Clocked):
             assert len(self.router.plan(Query("m", later), DEPLOYMENTS, later).ranked) == len(DEPLOYMENTS)
 
 
+class LearningRouterMachine(RouterMachine):
+    """The same where limits are learned: nobody gets more than its limit, and with room at one who is well nobody
+    waits for ever."""
+
+    learning = Learning(start=3, least=2, most=5)
+
+    @invariant()
+    def nobody_gets_more_than_it_may(self) -> None:
+        for deployment in DEPLOYMENTS:
+            assert 2 <= (self.health.limit(deployment) or 0) <= 5
+            assert self.in_flight[deployment.id] <= 5
+
+    @invariant()
+    def where_there_is_room_somebody_is_asked(self) -> None:
+        later = self.now + 4000
+        for deployment in DEPLOYMENTS:
+            full = self.in_flight[deployment.id] >= (self.health.limit(deployment) or 0)
+            skip = self.health.skip(deployment, later, later)
+            assert (skip is not None) is full or self.health.probing(deployment)
+
+
 SETTINGS = settings(max_examples=100, stateful_step_count=40, deadline=None)
 TestBreaker = BreakerMachine.TestCase
 TestBreaker.settings = SETTINGS
 TestCooldown = CooldownMachine.TestCase
 TestCooldown.settings = SETTINGS
+TestLimit = LimitMachine.TestCase
+TestLimit.settings = SETTINGS
 TestBudget = BudgetMachine.TestCase
 TestBudget.settings = SETTINGS
 TestRouter = RouterMachine.TestCase
 TestRouter.settings = SETTINGS
+TestLearningRouter = LearningRouterMachine.TestCase
+TestLearningRouter.settings = SETTINGS

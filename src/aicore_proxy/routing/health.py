@@ -1,4 +1,4 @@
-"""What is known of each deployment from its answers: breakers, cooldowns, load and latency.
+"""What is known of each deployment from its answers: breakers, cooldowns, limits, load and latency.
 
 Pure: time and chance are arguments; one event loop owns it. An attempt is begun and ended here, always both; whether a
 deployment may be asked follows from it.
@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from aicore_proxy.landscape import Deployment
 from aicore_proxy.routing.breaker import DEFAULT, Breaker, Limits, State, Verdict
+from aicore_proxy.routing.concurrency import LearnedLimit, Learning
 from aicore_proxy.routing.cooldown import LONGEST, Cooldowns
 from aicore_proxy.routing.outcome import Outcome
 
@@ -40,6 +41,7 @@ FADING = 10.0
 STALE = 60.0
 """Seconds in which a penalty falls to a third, and a latency that nothing measures to a half: else nobody would ever
 see that a deployment is well again."""
+NO_CAP = 2**31
 WEIGHT = 0.2
 """Of the newest latency in the moving average."""
 
@@ -74,7 +76,8 @@ class Ending(Struct, frozen=True):
     """How an attempt ended. ``first_byte``: seconds until the answer's first byte, None: none came. ``retry_after``:
     seconds that a throttle named. ``narrow``: the throttle is the deployment's own, not the model's in the subaccount.
     ``edge``: it failed on the way to the deployment (connection, the mesh in front of it). ``missing``: SAP says that
-    the deployment is not there, or not for us. ``no_token``: it was not even sent, since SAP gave no token."""
+    the deployment is not there, or not for us. ``no_token``: it was not even sent, since SAP gave no token.
+    ``overloaded``: it said that it has too much to do."""
 
     outcome: Outcome
     first_byte: float | None = None
@@ -83,6 +86,7 @@ class Ending(Struct, frozen=True):
     edge: bool = False
     missing: bool = False
     no_token: bool = False
+    overloaded: bool = False
 
 
 class News(Enum):
@@ -113,10 +117,16 @@ class Change(Struct, frozen=True):
 class _Known:
     """One deployment."""
 
-    __slots__ = ("breaker", "failed_at", "gone_since", "in_flight", "last_good", "latency", "measured_at", "model")
+    __slots__ = (
+        *("breaker", "cap", "failed_at", "gone_since", "in_flight", "last_good", "latency", "learned", "measured_at"),
+        *("model", "subaccount"),
+    )
 
     def __init__(self, limits: Limits) -> None:
-        self.model = ""
+        self.model = self.subaccount = ""
+        self.cap = NO_CAP
+        """With fewer in flight there is room, whatever the time."""
+        self.learned: LearnedLimit | None = None
         self.breaker = Breaker(limits)
         self.in_flight = 0
         self.latency = 0.0
@@ -124,6 +134,10 @@ class _Known:
         self.failed_at = float("-inf")
         self.last_good = True
         self.gone_since: float | None = None
+
+    def full(self, now: float) -> bool:
+        """Whether it has as many in flight as it may have."""
+        return self.in_flight >= self.cap and (self.learned is None or self.learned.full(self.in_flight, now))
 
 
 class _Place:
@@ -145,6 +159,7 @@ class Health:
         self._limits = limits
         self._caps: Mapping[str, int] = {}
         self._cap: int | None = None
+        self._learns: Callable[[str], Learning | None] = lambda _: None
         self._remembers = True
         self._known: dict[str, _Known] = {}
         self._places: dict[str, _Place] = {}
@@ -154,10 +169,21 @@ class Health:
         self.any_tripped = False
         """Whether a breaker may be other than closed: False saves looking."""
 
-    def become(self, limits: Limits, caps: Mapping[str, int], cap: int | None, *, remembers: bool) -> None:
+    def become(
+        self,
+        limits: Limits,
+        caps: Mapping[str, int],
+        cap: int | None,
+        *,
+        remembers: bool,
+        learns: Callable[[str], Learning | None] = lambda _: None,
+    ) -> None:
         """Takes other limits; what is known stays. ``caps``: requests in flight at most, by deployment id; ``cap``: of
-        all others, None: no limit. ``remembers`` False: nothing is ever skipped but for a cap."""
-        self._limits, self._caps, self._cap, self._remembers = limits, caps, cap, remembers
+        all others, None: no limit. ``learns``: how a model's deployments learn theirs, up to that; None: they do not.
+        ``remembers`` False: nothing is ever skipped but for a limit of requests in flight."""
+        self._limits, self._caps, self._cap, self._remembers, self._learns = limits, caps, cap, remembers, learns
+        for identity, known in self._known.items():
+            self._limit(identity, known)
         for breaker in [*(k.breaker for k in self._known.values()), *(p.breaker for p in self._places.values())]:
             breaker.limits = limits
 
@@ -181,8 +207,7 @@ class Health:
             known.gone_since = None
         if not known.breaker.admits(now):
             return Skip(Reason.BREAKER, known.breaker.recovers_at(now))
-        cap = self._caps.get(deployment.id, self._cap)
-        if cap is not None and known.in_flight >= cap:
+        if known.in_flight >= known.cap and known.full(now):  # a call for nothing would show: there may be hundreds
             return Skip(Reason.FULL, now)
         return None
 
@@ -210,6 +235,7 @@ class Health:
         permit.ended = True
         deployment = permit.deployment
         known = self._of(deployment)
+        crowded = self._learn(deployment, known, ending, now)
         known.in_flight -= 1
         if not self._remembers:
             return
@@ -225,7 +251,8 @@ class Health:
             known.gone_since = now
             self.tell(Change(News.GONE, deployment=deployment.id, until=now))
         if ending.outcome is Outcome.THROTTLED:
-            self._throttled(deployment, ending, now)
+            if not crowded:
+                self._throttled(deployment, ending, now)
         elif ending.outcome is Outcome.OK and self.cooldowns:
             self.cooldowns.served(wide(deployment), now)
             self.cooldowns.served(deployment.id, now)
@@ -244,6 +271,8 @@ class Health:
             named, alias = change.deployment, change.subaccount
             breaker = self._named(named).breaker if named else self._place(alias).breaker
             if change.news is News.OPEN:
+                if breaker.state(now) is not State.OPEN:
+                    self._starts_low(change)
                 breaker.opened_elsewhere(min(change.until, now + 2 * self._limits.longest), now)
             else:
                 breaker.closed_elsewhere(now)
@@ -263,6 +292,24 @@ class Health:
     def in_flight(self, deployment: Deployment) -> int:
         known = self._known.get(deployment.id)
         return 0 if known is None else known.in_flight
+
+    def full(self, deployment: Deployment, now: float) -> bool:
+        """Whether it has as many in flight as it may have."""
+        known = self._known.get(deployment.id)
+        return known is not None and known.full(now)
+
+    def was_crowded(self, deployment: Deployment, now: float) -> bool:
+        """Whether somebody was refused there for want of room a moment ago."""
+        known = self._known.get(deployment.id)
+        return known is not None and known.learned is not None and known.learned.was_crowded(now)
+
+    def limit(self, deployment: Deployment) -> int | None:
+        """How many it may have in flight now; None: any number."""
+        known = self._known.get(deployment.id)
+        if known is not None and known.learned is not None:
+            return known.learned.value
+        learning = self._learning(deployment.id, deployment.model)
+        return self._caps.get(deployment.id, self._cap) if learning is None else LearnedLimit(learning).value
 
     def slowness(self, deployment: Deployment, now: float) -> float:
         """Seconds until the first byte, as the moving average has it, with what failures add; 0: nothing is known."""
@@ -318,12 +365,49 @@ class Health:
         after = breaker.state(now)
         if after is State.OPEN and before is not State.OPEN:
             self.tell(replace(opened, until=breaker.recovers_at(now)))
+            self._starts_low(opened)
         elif after is State.CLOSED and before is not State.CLOSED:
             self.tell(replace(opened, news=News.CLOSED))
 
+    def _starts_low(self, opened: Change) -> None:
+        """A deployment, or a subaccount, is left alone: else all who wait would come at once when it is back, probes
+        among them, since a probe that has begun to answer lets the next one go."""
+        for identity, known in self._known.items():
+            if known.learned is not None and (identity == opened.deployment or known.subaccount == opened.subaccount):
+                known.learned.restart()
+                known.cap = known.learned.sure
+
+    def _learn(self, deployment: Deployment, known: _Known, ending: Ending, now: float) -> bool:
+        """What an ending says of a limit, before it is one less in flight. Whether it was a throttle for want of room:
+        one that names no time, while others are being answered there. That is mended when they end; where nobody is,
+        or a vendor counts tokens, only time mends it."""
+        learned, crowded = known.learned, False
+        if learned is None:
+            return False
+        if ending.outcome is Outcome.OK:
+            # What was asked before an outage does not end the caution after it
+            if all(breaker.state(now) is State.CLOSED for breaker in self._breakers_of(deployment)):
+                learned.succeeded(known.in_flight, now)
+        elif ending.outcome is Outcome.THROTTLED or ending.overloaded:
+            learned.refused(now)
+            untold = ending.outcome is Outcome.THROTTLED and ending.retry_after is None and not ending.narrow
+            crowded = untold and self._in_flight_beside(known) > 1
+            if crowded:
+                learned.crowded(known.in_flight - 1, now)
+        known.cap = learned.sure
+        return crowded
+
+    def _in_flight_beside(self, known: _Known) -> int:
+        """Of all deployments of the same model in the same subaccount, which share SAP's limit."""
+        place = known.subaccount, known.model
+        return sum(other.in_flight for other in self._known.values() if (other.subaccount, other.model) == place)
+
     def _throttled(self, deployment: Deployment, ending: Ending, now: float) -> None:
         target = deployment.id if ending.narrow else wide(deployment)
-        self._tell_cooldown(target, self.cooldowns.throttled(target, now, ending.retry_after))
+        until = self.cooldowns.throttled(target, now, ending.retry_after)
+        if ending.narrow or ending.retry_after is not None or self._known[deployment.id].learned is None:
+            self._tell_cooldown(target, until)
+        # Else others may have requests in flight there: each worker learns for itself whether there is room
 
     def _tell_cooldown(self, target: Hashable, until: float) -> None:
         untold = self.cooldowns.untold(target)
@@ -335,8 +419,26 @@ class Health:
 
     def _of(self, deployment: Deployment) -> _Known:
         known = self._named(deployment.id)
-        known.model = deployment.model
+        if known.model != deployment.model or known.subaccount != deployment.subaccount:
+            known.model, known.subaccount, known.learned = deployment.model, deployment.subaccount, None
+            self._limit(deployment.id, known)
         return known
+
+    def _limit(self, identity: str, known: _Known) -> None:
+        learning = self._learning(identity, known.model)
+        if learning is None:
+            cap = self._caps.get(identity, self._cap)
+            known.learned, known.cap = None, NO_CAP if cap is None else cap
+            return
+        if known.learned is None:
+            known.learned = LearnedLimit(learning)
+        else:
+            known.learned.become(learning)
+        known.cap = known.learned.sure
+
+    def _learning(self, identity: str, model: str) -> Learning | None:
+        learning, cap = self._learns(model), self._caps.get(identity, self._cap)
+        return learning if learning is None or cap is None else replace(learning, most=cap)
 
     def _named(self, identity: str) -> _Known:
         known = self._known.get(identity)

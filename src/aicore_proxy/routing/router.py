@@ -73,7 +73,7 @@ class Router:
         """
         open_ways, skipped = self._sorted(candidates, query.now, read_at)
         if not open_ways:
-            last = self._last_way(skipped)
+            last = self._last_way(skipped, query.now)
             tried = () if last is None else (last,)
             return Plan(tried, tuple(s for s in skipped if s.deployment not in tried))
         ranked = list(self._strategy(query.model).rank(query, open_ways)) if len(open_ways) > 1 else open_ways
@@ -109,6 +109,27 @@ class Router:
         open_ways, skipped = self._sorted(candidates, query.now, read_at)
         return None if open_ways or not skipped else min((s.skip for s in skipped), key=lambda skip: skip.until)
 
+    def any_full(self, query: Query, candidates: Sequence[Deployment], read_at: float = float("-inf")) -> bool:
+        """Whether one of ``candidates`` is well and only has as many requests as it may have: it is worth waiting for,
+        also where others could be asked that failed, or are probed."""
+        skips = (self.health.skip(deployment, query.now, read_at) for deployment in candidates)
+        return any(skip is not None and skip.reason is Reason.FULL for skip in skips)
+
+    def any_regained(
+        self,
+        query: Query,
+        candidates: Sequence[Deployment],
+        asked: Sequence[Deployment],
+        read_at: float = float("-inf"),
+    ) -> bool:
+        """Whether one of ``candidates`` is well and has room now, since the plan was made: it was not among those
+        ``asked``, or refused for want of room."""
+        health, now = self.health, query.now
+        return any(
+            (health.was_crowded(d, now) if d in asked else health.last_good(d)) and health.skip(d, now, read_at) is None
+            for d in candidates
+        )
+
     def begin(self, deployment: Deployment, now: float) -> Permit:
         """An attempt is sent. Its Permit goes to ``end``, always."""
         return self.health.begin(deployment, now)
@@ -132,16 +153,17 @@ class Router:
                 skipped.append(Skipped(deployment, skip))
         return open_ways, skipped
 
-    def _last_way(self, skipped: Sequence[Skipped]) -> Deployment | None:
-        """Of deployments that only breakers stand against, the one to try nevertheless, unless somebody tries it. Where
-        SAP says of all that they are not there, one is asked again: the client hears SAP's words, or it is back."""
+    def _last_way(self, skipped: Sequence[Skipped], now: float) -> Deployment | None:
+        """Of deployments that only breakers stand against, the one to try nevertheless, unless somebody tries it, or
+        it is answering as many as it may have. Where SAP says of all that they are not there, one is asked again: the
+        client hears SAP's words, or it is back."""
         ways = [s for s in skipped if s.skip.reason is not Reason.GONE] or list(skipped)
         if all(s.skip.reason is Reason.GONE for s in ways):
             return ways[0].deployment if ways else None
         if any(s.skip.reason not in (Reason.BREAKER, Reason.SUBACCOUNT) for s in ways):
             return None
         soonest = min(ways, key=lambda s: s.skip.until).deployment
-        return None if self.health.probing(soonest) else soonest
+        return None if self.health.probing(soonest) or self.health.full(soonest, now) else soonest
 
     def _budget(self, model: str) -> RetryBudget:
         budget = self._budgets.get(model)
