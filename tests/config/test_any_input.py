@@ -52,6 +52,7 @@ FULL = {
     "aliases": {"fast": "gpt-5-mini"},
     "models": {"include": ["*"], "exclude": ["gpt-4*"]},
     "routing": {"strategies": {"gpt-*": "round_robin"}, "weights": {"eu": 2}, "tiers": {"us": 1}, "limits": {"d1": 5}},
+    "adaptive_start": 9,
 }
 LEGACY = {
     "subAccounts": {

@@ -408,7 +408,9 @@ keys:
   - {name: a, key: a-key-of-ours, key_file: key}
   - {name: b}
 routing: {fallback_on: [boredom], strategies: {"re:(": auto}, tiers: {a: 5000},
-  first_byte_timeouts: {"re:(": 5, x: 0, "gpt-*": 20}}
+  first_byte_timeouts: {"re:(": 5, x: 0, "gpt-*": 20},
+  adaptive_limits: {"re:(": true, "gpt-*": 5, "claude-*": false}}
+adaptive_start: 0
 """
     assert problems(tmp_path, text) == [
         "aicore-proxy.yaml:3: subaccounts[0].service_key_file and service_key: one of them, not both.",
@@ -421,6 +423,9 @@ routing: {fallback_on: [boredom], strategies: {"re:(": auto}, tiers: {a: 5000},
         "aicore-proxy.yaml:9: routing.fallback_on[0] must be one of overload, context_too_long, content_filter.",
         "aicore-proxy.yaml:10: routing.first_byte_timeouts.re:( is not a regular expression after re:.",
         "aicore-proxy.yaml:10: routing.first_byte_timeouts.x must be more than 0 and at most 86400.",
+        "aicore-proxy.yaml:11: routing.adaptive_limits.gpt-* must be true or false.",
+        "aicore-proxy.yaml:11: routing.adaptive_limits.re:( is not a regular expression after re:.",
+        "aicore-proxy.yaml:12: adaptive_start must be between 1 and 1000000000.",
     ]
 
 

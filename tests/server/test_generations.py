@@ -179,7 +179,7 @@ LIVE = {
     *("deadline", "hold", "keepalive", "body_gap_timeout", "max_requests", "body_memory"),
     *("max_attempts", "strategy", "breakers", "breaker_failures", "breaker_error_share", "breaker_open_time"),
     *("breaker_longest", "recovery_wait", "retry_share", "retry_always", "probe_interval", "explain"),
-    *("deployment_limit", "queue_length", "queue_wait"),
+    *("deployment_limit", "adaptive_limit", "adaptive_start", "queue_length", "queue_wait"),
     *("record_keys", "record_until", "record_folder", "record_hours", "record_megabytes"),
 }
 

@@ -29,7 +29,8 @@ def lived(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Simulator,
         "recovery_wait": "0",
         "log_level": "debug",
     }
-    (home / "proxy.yaml").write_text(f"aliases: {{team: {GPT}}}\nrouting: {{fallbacks: {{team: [{OLD}]}}}}\n")
+    routing = f"{{fallbacks: {{team: [{OLD}]}}, adaptive_limits: {{{OLD}: true}}}}"
+    (home / "proxy.yaml").write_text(f"aliases: {{team: {GPT}}}\nrouting: {routing}\n")
     settings["config"] = str(home / "proxy.yaml")
     with (
         running_simulator(home, landscape=landscape) as simulator,

@@ -141,6 +141,11 @@ def test_the_docs_name_every_metric_with_its_kind_and_labels(numbers: Numbers) -
     assert documented() == told
 
 
+def test_a_limit_is_the_sum_over_workers(numbers: Numbers) -> None:
+    # 20 in each of two workers, of which one has met a throttle
+    assert [numbers.total("deployment_limit_requests", subaccount=name) for name in ("sub-0", "sub-1")] == [34, 34]
+
+
 @pytest.mark.parametrize(
     "command",
     [("check", "rules", "alerts.yml"), ("check", "config", "--syntax-only", "prometheus.yml"), ("check", "metrics")],

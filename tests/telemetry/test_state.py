@@ -13,6 +13,8 @@ from prometheus_client.exposition import generate_latest
 from tests.telemetry.reading import Numbers
 
 from aicore_proxy.landscape import Deployment, catalog_of
+from aicore_proxy.routing.breaker import DEFAULT
+from aicore_proxy.routing.concurrency import Learning
 from aicore_proxy.routing.health import Ending, Health
 from aicore_proxy.routing.outcome import Outcome
 from aicore_proxy.sap.discovery import SubaccountState
@@ -69,6 +71,18 @@ def test_breakers_and_cooldowns_are_shown_as_they_are() -> None:
     end(health, first, 131.0, outcome=Outcome.OK)
     later = state(health, 140.0)
     assert later.total("breaker_state") == later.total("cooldown_seconds_remaining") == 0
+
+
+def test_a_limit_is_shown_where_there_is_one() -> None:
+    health = Health()
+    first, _, third, fourth = DEPLOYMENTS
+    learns = {"model-m": Learning(start=10)}.get
+    health.become(DEFAULT, {first.id: 4, fourth.id: 5}, None, remembers=True, learns=learns)
+    end(health, third, 1.0, outcome=Outcome.UNAVAILABLE, overloaded=True)
+
+    seen = state(health, 2.0)
+    shown = {s.labels["deployment"]: s.value for s in seen.samples if s.name.endswith("_deployment_limit_requests")}
+    assert shown == {first.id: 4, third.id: 7, fourth.id: 5}
 
 
 def test_subaccounts_show_their_age_from_the_start_on() -> None:

@@ -37,6 +37,7 @@ RANGES = {
     "max_requests": (1, 10**6),
     "body_memory": (1024, 2**40),
     "breaker_failures": (1, 10**9),
+    "adaptive_start": (1, 10**9),
     "workers": (1, 256),
 }
 CHOICES = {
@@ -176,6 +177,9 @@ def _routing(settings: Settings) -> Iterator[Problem]:
             yield ("routing", "first_byte_timeouts", pattern), "must be more than 0 and at most 86400"
         if not _is_pattern(pattern):
             yield ("routing", "first_byte_timeouts", pattern), "is not a regular expression after re:"
+    for pattern in routing.adaptive_limits:
+        if not _is_pattern(pattern):
+            yield ("routing", "adaptive_limits", pattern), "is not a regular expression after re:"
     for target, weight in routing.weights.items():
         if not 0 <= weight < 1e6:
             yield ("routing", "weights", target), "must be at least 0 and less than 1e6"

@@ -91,6 +91,8 @@ class RoutingSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """A deployment's id or a subaccount's name -> its tier: the lowest is asked first; others are in tier 0."""
     limits: dict[str, int] = field(default_factory=dict)
     """A deployment's id -> requests in flight at most."""
+    adaptive_limits: dict[str, bool] = field(default_factory=dict)
+    """Whether limits are learned for models that a pattern meets, before ``adaptive_limit``: ``{"gpt-*": true}``."""
     fallbacks: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """A name that clients use, or SAP's -> models that are asked, in order, where that one cannot answer."""
     fallback_on: tuple[str, ...] = FALLBACK_REASONS
@@ -160,6 +162,12 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     """Such attempts allowed besides, per second."""
     deployment_limit: int = 0
     """Requests in flight at each deployment, at most; 0: no limit. ``routing.limits`` sets others for some."""
+    adaptive_limit: bool = False
+    """Whether each deployment's limit of requests in flight is learned from its answers: one more after a round of
+    successes, 0.7 of it after a 429 or an overload, 2 to 500. A limit that is set is the upper bound then.
+    ``routing.adaptive_limits`` says otherwise for some models."""
+    adaptive_start: int = 20
+    """Requests in flight that a learned limit starts with, also after an outage."""
     queue_length: int = 256
     """Requests that may wait, per model, while its deployments have as many as they may have."""
     queue_wait: float = 30.0

@@ -16,6 +16,7 @@ from aicore_proxy.protocol.profiles import profile_of
 from aicore_proxy.routing.affinity import Affinity
 from aicore_proxy.routing.breaker import Limits
 from aicore_proxy.routing.budget import Allowance
+from aicore_proxy.routing.concurrency import Learning
 from aicore_proxy.routing.health import Change, Health
 from aicore_proxy.routing.router import Router
 from aicore_proxy.routing.strategies import LeastOutstanding, RoundRobin, Sticky, Strategy, Tiered, Weighted
@@ -64,6 +65,18 @@ def first_byte_of(settings: Settings) -> Callable[[str], float | None]:
     return lru_cache(1024)(partial(of_model, settings.routing.first_byte_timeouts))
 
 
+def learning_of(settings: Settings) -> Callable[[str], Learning | None]:
+    """How the limits of a model's deployments are learned, where they are."""
+    learning = Learning(start=settings.adaptive_start)
+
+    @lru_cache(1024)
+    def of(model: str) -> Learning | None:
+        chosen = of_model(settings.routing.adaptive_limits, model)
+        return learning if (settings.adaptive_limit if chosen is None else chosen) else None
+
+    return of
+
+
 def build_router(settings: Settings, before: Router | None = None) -> tuple[Router, Callable[[str], bool]]:
     """The Router, and whether a model's conversations stay where their prefix is cached. ``before``: the one that it
     replaces, whose memory it takes over."""
@@ -75,7 +88,13 @@ def build_router(settings: Settings, before: Router | None = None) -> tuple[Rout
     )
     routing = settings.routing
     health = before.health if before is not None else Health()
-    health.become(limits, routing.limits, settings.deployment_limit or None, remembers=settings.breakers)
+    health.become(
+        limits,
+        routing.limits,
+        settings.deployment_limit or None,
+        remembers=settings.breakers,
+        learns=learning_of(settings),
+    )
     affinity = before.affinity if before is not None else Affinity()
     least = LeastOutstanding(health)
     sticky = Sticky(affinity, health, least)

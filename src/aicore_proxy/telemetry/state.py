@@ -77,13 +77,16 @@ class State(Collector):
         breakers = _gauge("breaker_state", "Circuit breaker: 0 closed, 1 open, 2 half open", *PLACE)
         cooldowns = _gauge("cooldown_seconds_remaining", "Until a throttled deployment may be asked again", *PLACE)
         in_flight = _gauge("deployment_in_flight_requests", "Attempts in flight", *PLACE)
+        limits = _gauge("deployment_limit_requests", "Attempts that may be in flight, where there is a limit", *PLACE)
         for deployment in catalog.deployments():
             place = (deployment.subaccount, deployment.model, deployment.id)
             breakers.add_metric(place, BREAKER_VALUES[states.get(deployment.id, BreakerState.CLOSED)])
             until = max(cooling.until(wide(deployment)), cooling.until(deployment.id))
             cooldowns.add_metric(place, max(0.0, until - now))
             in_flight.add_metric(place, health.in_flight(deployment))
-        yield from (queued, breakers, cooldowns, in_flight)
+            if (limit := health.limit(deployment)) is not None:
+                limits.add_metric(place, limit)
+        yield from (queued, breakers, cooldowns, in_flight, limits)
 
     def _of_subaccounts(self, now: float) -> Iterator[Metric]:
         states = self._owners.health().subaccount_states(now)
