@@ -120,6 +120,19 @@ def test_a_throttled_model_with_a_limit_still_ends_in_a_throttle(tmp_path: Path)
         assert {house.ask().status_code for _ in range(3)} == {429}
 
 
+@pytest.mark.timed
+def test_d32_whose_way_fails_waits_for_the_one_that_is_full(tmp_path: Path) -> None:
+    with running_house(tmp_path, 2, deployment_limit="1") as house:
+        house.simulator.script({"status": 500}, "sub-0")
+        house.simulator.script({"delay": 0.5}, "sub-1")
+        with ThreadPoolExecutor(4) as pool:
+            first = pool.submit(house.ask)
+            while house.simulator.state()["open"] == 0:
+                time.sleep(0.01)
+            others = [pool.submit(house.ask) for _ in range(3)]
+            assert {answer.result().status_code for answer in (first, *others)} == {200}
+
+
 # The queue itself, with a clock that the test owns
 
 

@@ -61,10 +61,10 @@ class Place:
         self._woken.set()
         return True
 
-    def leave(self) -> None:
-        """Gives the place up. A turn that it did not use goes to the next."""
+    def leave(self, *, room: bool = False) -> None:
+        """Gives the place up. A turn that it did not use goes to the next; so does one that ``room`` for more gives."""
         self._queue.leave(self._key_id, self)
-        if self._woken.is_set():
+        if room or self._woken.is_set():
             self._queue.freed(counts=False)
 
 

@@ -9,7 +9,7 @@ import asyncio
 import random
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from aicore_proxy.gateway.call import Attempt, Call, Planned
 from aicore_proxy.gateway.queues import NoRoom, Place, Queues
@@ -76,7 +76,8 @@ class Ways:
                     return self._begun(following.deployment)
         finally:
             if self._place is not None:
-                self._place.leave()
+                # A limit that has grown has room for more than the one that was woken
+                self._place.leave(room=self._any_open(self._call.deployments))
                 self._place = None
 
     @property
@@ -84,8 +85,7 @@ class Ways:
         """Whether another deployment may be asked after this one."""
         if not self._left or self._made >= self._router.max_attempts:
             return False
-        now, read_at = time.monotonic(), self._call.read_at
-        return any(self._router.health.skip(deployment, now, read_at) is None for deployment in self._left)
+        return self._any_open(self._left)
 
     def failed(self, fault: Fault) -> None:
         """An attempt ended in ``fault``, which another deployment may mend."""
@@ -104,6 +104,7 @@ class Ways:
             edge=attempt.edge or (fault is not None and fault.message.startswith(_EDGE)),
             missing=attempt.missing,
             no_token=attempt.no_token,
+            overloaded=fault is not None and fault.kind is Kind.OVERLOADED,
         )
         self._router.end(permit, ending, self._query(time.monotonic()), self._call.warm_seconds)
         self._queues.freed(permit.deployment.model)
@@ -126,6 +127,10 @@ class Ways:
                 best.retry_after = max(0.1, recovery.until - now)
         return best
 
+    def _any_open(self, deployments: Iterable[Deployment]) -> bool:
+        now, read_at = time.monotonic(), self._call.read_at
+        return any(self._router.health.skip(deployment, now, read_at) is None for deployment in deployments)
+
     def _query(self, now: float) -> Query:
         return Query(self._call.sap_model, now, self._chance(), self._call.session)
 
@@ -135,8 +140,8 @@ class Ways:
         if self._left is not None:
             return self._router.following(query, self._left, self._asked, self._call.read_at)
         plan = self._router.plan(query, self._call.deployments, self._call.read_at)
-        if len(self._call.plans) < MOST_PLANS:
-            self._call.plans.append(Planned(query.now, plan))
+        del self._call.plans[MOST_PLANS - 1 :]  # the first ones, and the one that counted
+        self._call.plans.append(Planned(query.now, plan))
         self._left = list(plan.ranked)
         return Next(self._left[0]) if self._left else None
 
@@ -173,19 +178,24 @@ class Ways:
         requests as they may have. Whether a new plan is worth a try."""
         if self._made >= self._router.max_attempts:
             return False  # over all plans: with a Retry-After of nothing there would be dozens of them
-        recovery = self._router.recovery(query, self._call.deployments, self._call.read_at)
-        if recovery is not None and recovery.reason is Reason.FULL:
-            if self._call.may_fall_back:
+        call = self._call
+        if self._router.any_full(query, call.deployments, call.read_at):
+            if call.may_fall_back:
                 return False
             await self._queue()
             return True
+        if self._faults and self._router.any_regained(query, call.deployments, self._asked, call.read_at):
+            if not call.may_fall_back and self._queues.waiting(call.sap_model):
+                await self._queue()  # whoever waits comes first
+            return True
+        recovery = self._router.recovery(query, call.deployments, call.read_at)
         if recovery is None or recovery.reason is not Reason.COOLDOWN:
             return False
         pause = recovery.until - query.now
-        if pause > self._wait or recovery.until >= self._call.deadline:
+        if pause > self._wait or recovery.until >= call.deadline:
             return False
         self._wait -= pause
-        with self._call.waiting():
+        with call.waiting():
             await asyncio.sleep(pause + min(SPREAD, pause) * self._chance())
         return True
 
