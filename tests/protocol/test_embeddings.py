@@ -99,6 +99,9 @@ def test_what_was_asked_for_is_what_comes(vectors: list[list[float]]) -> None:
     plain = answer(vectors, EmbeddingRequest("m"), 3)
     coded = answer(vectors, EmbeddingRequest("m", encoding="base64"), 3)
     assert [entry["index"] for entry in plain["data"]] == list(range(len(vectors)))
+    assert {name: value for name, value in plain.items() if name != "data"} == {
+        "object": "list", "model": "m", "usage": {"prompt_tokens": 3, "total_tokens": 3},
+    }  # fmt: skip
     assert as_asked(plain, "base64") == coded
     assert as_asked(coded, "float") == plain
     assert as_asked(plain, "float") is plain

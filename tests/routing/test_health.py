@@ -201,17 +201,20 @@ def test_a_throttle_concerns_the_model_in_the_subaccount() -> None:
 
 
 @pytest.mark.parametrize("narrow", [True, False])
-def test_an_answer_makes_the_next_untold_throttle_a_first_one_again(narrow: bool) -> None:
+@pytest.mark.parametrize(("ending", "until"), [(OK, 41.0), (BAD, 71.0)])
+def test_an_answer_alone_makes_the_next_untold_throttle_a_first_one_again(
+    narrow: bool, ending: Ending, until: float
+) -> None:
     health = health_of()
     throttled = Ending(Outcome.THROTTLED, narrow=narrow)
     ended(health, named("d0"), throttled, 0.0)
     ended(health, named("d0"), throttled, 10.0)
     assert health.skip(named("d0"), 11.0) == Skip(Reason.COOLDOWN, 30.0)
 
-    ended(health, named("d0"), OK, 30.0)
+    ended(health, named("d0"), ending, 30.0)
     ended(health, named("d0"), throttled, 31.0)
 
-    assert health.skip(named("d0"), 32.0) == Skip(Reason.COOLDOWN, 41.0)
+    assert health.skip(named("d0"), 32.0) == Skip(Reason.COOLDOWN, until)
 
 
 def test_what_is_missing_comes_back_with_a_later_catalog() -> None:

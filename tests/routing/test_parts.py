@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from aicore_proxy.landscape import Deployment
@@ -275,6 +275,8 @@ def test_a_tally_is_a_count_of_the_events_of_its_last_slots(
 
 
 @given(STEPS, st.sampled_from([0.0, 0.2, 1.0]), st.sampled_from([0.0, 1.0, 2.0]))
+@example([(0.0, True), (0.5, True), (0.5, True), (0.5, True)], 0.0, 1.0)
+@example([(0.0, False)] * 5 + [(9.5, True)] * 3, 0.2, 0.0)
 def test_a_budget_is_a_share_of_the_requests_of_ten_seconds_and_some_a_second(
     steps: list[tuple[float, bool]], share: float, always: float
 ) -> None:
@@ -416,6 +418,7 @@ def test_chance_picks_every_pair_equally_often() -> None:
     strategy = LeastOutstanding(Health())
     pairs = [tuple(d.id for d in strategy.rank(Query("m", 0.0, (n + 0.5) / 12), of(*"abcd")))[:2] for n in range(12)]
     assert len(set(pairs)) == 12
+    assert (pairs[0], pairs[-1]) == (("d0", "d1"), ("d3", "d2"))  # of two as good the one that chance picked first
     assert all(first != second for first, second in pairs)
 
 
