@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import trustme
-from tests.end_to_end.asking import PROTOCOLS, error_of
+from tests.end_to_end.asking import PROTOCOLS, error_of, said, simulate
 from tests.end_to_end.conftest import Simulator, running_proxy, running_simulator
 from tests.reliability.conftest import MODELS, SUBACCOUNTS, House
 from tests.reliability.forwarder import forwarding
@@ -117,3 +117,37 @@ def test_n05_an_http_proxy_that_fails_is_told_without_its_password(tmp_path: Pat
             assert time.monotonic() < deadline
             time.sleep(0.05)
         assert "s3cr" not in "".join(proxy.lines) + proxy.http.get("/metrics").text
+
+
+@pytest.mark.parametrize(("seconds", "share"), [(3, 0.05), pytest.param(180, 0.01, marks=pytest.mark.rows)])
+@pytest.mark.timeout(300)
+def test_n09_a_far_network_that_resets_now_and_then_costs_nobody_an_answer(
+    tmp_path: Path, seconds: float, share: float
+) -> None:
+    """40 clients. In two subaccounts connections are reset before the head, in the others after it; what the simulator
+    draws by lot is seeded, and the short run draws more often."""
+    with running_simulator(tmp_path, "--fast", "--seed", "9", landscape=LANDSCAPE) as simulator:
+        for number, name in enumerate(SUBACCOUNTS):
+            simulator.script({"reset": True, "share": share, **({"cut_after": 0} if number % 2 else {})}, name)
+        with running_proxy(tmp_path, simulator, breakers="true", log_level="error") as proxy:
+            house = House(simulator, proxy)
+            before, end = house.received(), time.monotonic() + seconds
+
+            def client(number: int) -> Counter[str]:
+                seen: Counter[str] = Counter()
+                protocol, stream = PROTOCOLS[number % 2], number % 4 < 2
+                while (began := time.monotonic()) < end:
+                    answer = house.ask(protocol, text=simulate(text="whole", delay=0.2), stream=stream)
+                    told = answer.text if answer.status_code != 200 or '"error"' in answer.text else ""
+                    seen[told or said(protocol, answer)] += 1
+                    assert time.monotonic() - began >= 0.2
+                return seen
+
+            with ThreadPoolExecutor(40) as pool:
+                seen = sum(pool.map(client, range(40)), Counter[str]())
+            asked = seen.total()
+            lost = sum(house.since(before).values()) - asked
+
+    assert asked > 50 * seconds
+    assert seen["whole"] >= 0.9999 * asked, seen
+    assert 0.5 * share * asked < lost < 2 * share * asked
