@@ -40,12 +40,12 @@ def test_what_follows_from_a_kind(kind: Kind) -> None:
 
 
 STATUSES = {
-    Kind.MALFORMED: [400, 402, 405, 409, 422, 499],
+    Kind.MALFORMED: [400, 405, 409, 422, 499],
     Kind.TOO_LARGE: [413],
     Kind.RATE_LIMITED: [429],
     Kind.OVERLOADED: [503, 529],
     Kind.TIMEOUT: [408, 425, 504],
-    Kind.UPSTREAM_FAILED: [200, 302, 399, 401, 403, 404, 500, 501, 502, 599],
+    Kind.UPSTREAM_FAILED: [402, 200, 302, 399, 401, 403, 404, 500, 501, 502, 599],
 }
 
 

@@ -136,7 +136,7 @@ def status_in(code: str) -> int | None:
 
 
 def kind_of(status: int, message: str, code: str | None = None) -> Kind:
-    """The Kind of an upstream's error by its status and words. A 401, 403 or 404 here is SAP refusing *us*."""
+    """The Kind of an upstream's error by its status and words. A 401, 402, 403 or 404 here is SAP refusing *us*."""
     words = f"{code or ''} {message}".lower()
     if status in (400, 413, 422):
         if any(phrase in words for phrase in TOO_LONG):
@@ -150,6 +150,6 @@ def kind_of(status: int, message: str, code: str | None = None) -> Kind:
         return Kind.OVERLOADED
     if status in (408, 425, 504):
         return Kind.TIMEOUT
-    if status in (401, 403, 404) or status >= 500 or status < 400:
+    if status in (401, 402, 403, 404) or status >= 500 or status < 400:
         return Kind.UPSTREAM_FAILED
     return Kind.MALFORMED
