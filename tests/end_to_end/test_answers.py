@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 
 import httpx2
@@ -162,3 +163,39 @@ def test_i21_metrics_have_a_key_of_their_own(public: Configured) -> None:
     public.logged("Reloaded: metrics_key")
     assert METRICS_KEY not in public.log
     assert "sk-another" not in public.log
+
+
+OUT = ("..", "%2e%2e", "%2E%2e", ".%2e", "%252e%252e", "..%2f..", "..%5c..", "....", "..;", "\\..")
+PRIVATE = (
+    "admin",
+    "dashboard",
+    "debug",
+    "config",
+    ".env",
+    "service-keys",
+    "etc/passwd",
+    "proc/self/environ",
+    "_simulator",
+)
+MOUNTS = ("", "v1/", "v1/models/", "docs/", "health/", "metrics/", "why/", "v1beta/", "static/", "admin/")
+
+
+@pytest.mark.parametrize("keyed", [False, True])
+def test_i16_no_path_leads_out_of_what_is_served(proxy: Proxy, keyed: bool) -> None:
+    """Byte for byte as a raw client sends it: libraries take `..` out by themselves."""
+    key = f"Authorization: Bearer {KEY}\r\n" if keyed else ""
+    targets = [
+        *(f"/{mount}{out}/{out}/{place}" for mount in MOUNTS for out in OUT for place in ("etc/passwd", "metrics")),
+        *(f"/{mount}{place}" for mount in MOUNTS for place in PRIVATE),
+        *("//etc/passwd", "/./metrics/../../etc/passwd", "/docs//", "/openapi.json/..", "/metrics%00"),
+    ]  # fmt: skip
+    found: Counter[int] = Counter()
+    for target in targets:
+        with Raw(proxy.port) as client:
+            client.send(f"GET {target} HTTP/1.1\r\nHost: a\r\n{key}Connection: close\r\n\r\n".encode())
+            answer = client.answer()
+        assert answer.status in (400, 401, 403, 404), target
+        assert b"root:" not in answer.body
+        assert answer.field("content-type") == "application/json", target
+        found[answer.status] += 1
+    assert found[404] > 100

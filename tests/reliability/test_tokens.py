@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import psutil
 import pytest
 from tests.end_to_end.asking import PROTOCOLS, error_of
 from tests.end_to_end.conftest import KEY, Proxy, Simulator, environment, running_simulator, started, stopped
@@ -44,10 +45,8 @@ def starting(home: Path, simulator: Simulator, **settings: str) -> Iterator[Prox
     folder.mkdir(exist_ok=True)
     for name, key in simulator.service_keys().items():
         (folder / f"{name}.json").write_text(json.dumps(key))
-    variables = {f"AICORE_PROXY_{name.upper()}": value for name, value in settings.items()}
-    environ = environment(
-        home, AICORE_PROXY_SERVICE_KEYS=str(folder), AICORE_PROXY_API_KEY=KEY, AICORE_PROXY_PORT="0", **variables
-    )
+    variables = {f"AICORE_PROXY_{name.upper()}": value for name, value in {"port": "0", **settings}.items()}
+    environ = environment(home, AICORE_PROXY_SERVICE_KEYS=str(folder), AICORE_PROXY_API_KEY=KEY, **variables)
     process, lines, line = started([sys.executable, "-m", "aicore_proxy", "serve"], environ, "Base URL")
     try:
         yield Proxy(line.split()[-1], process, lines)
@@ -209,6 +208,24 @@ def test_a02_a_start_without_the_ai_api_serves_from_the_snapshot(tmp_path: Path)
             wait_until_ready(proxy, 1.5)
             assert House(simulator, proxy).ask().status_code == 200
             assert "last known" in "".join(proxy.lines)
+
+
+def test_p04_killed_as_a_whole_it_is_back_at_once_at_the_same_address(tmp_path: Path) -> None:
+    landscape = {"subaccounts": [{"name": name, "models": MODELS} for name in SUBACCOUNTS]}
+    with running_simulator(tmp_path, "--fast", landscape=landscape) as simulator:
+        with starting(tmp_path, simulator, workers="2") as proxy:
+            wait_until_ready(proxy, 10)
+            port = str(proxy.port)
+            whole = [*psutil.Process(proxy.process.pid).children(recursive=True), psutil.Process(proxy.process.pid)]
+            for process in reversed(whole):
+                process.kill()
+            proxy.process.wait(5)
+            psutil.wait_procs(whole, 5)
+        broken(simulator, "ai_api", {"hang": True})
+        with starting(tmp_path, simulator, workers="2", port=port) as proxy:
+            wait_until_ready(proxy, 3)
+            assert str(proxy.port) == port
+            assert {House(simulator, proxy).ask().status_code for _ in range(8)} == {200}
 
 
 def test_a03_a_start_without_the_ai_api_and_a_snapshot_says_so_and_recovers(tmp_path: Path) -> None:
