@@ -133,7 +133,8 @@ async def test_p08_nobody_sees_an_error_that_could_be_avoided(tmp_path: Path) ->
 
 
 async def test_p03_a_worker_that_is_killed_takes_only_its_own_with_it(tmp_path: Path) -> None:
-    with house(tmp_path, workers="2") as (simulator, proxy):
+    # Limits are learned here, and not above: neither may cost a client its answer
+    with house(tmp_path, workers="2", adaptive_limit="true", adaptive_start="5") as (simulator, proxy):
         before = workers(proxy)
         chaos = chaos_of(simulator, proxy)
         await chaos.run(SECONDS, lambda: os.kill(before[0], signal.SIGKILL))
