@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from aicore_proxy.cli import main
-from aicore_proxy.gateway.attempts import Attempts
+from aicore_proxy.gateway.asking import Asking
 from aicore_proxy.gateway.call import Attempt, Call
 from aicore_proxy.routing.health import Health
 from aicore_proxy.server.compose import Proxy
@@ -65,14 +65,14 @@ def jump() -> None:
 
 def bug() -> None:
     """A request that says so meets a bug of the code that prepares it."""
-    asked = Attempts._asked
+    asked = Asking.asked
 
-    async def failing(self: Attempts, call: Call, attempt: Attempt) -> Any:
+    async def failing(self: Asking, call: Call, attempt: Attempt) -> Any:
         if b"a bug, please" in bytes(call.envelope.members["messages"]):
             raise KeyError("the bug")
         return await asked(self, call, attempt)
 
-    Attempts._asked = failing  # type: ignore[method-assign]
+    Asking.asked = failing  # type: ignore[method-assign]
 
 
 def tasks() -> None:

@@ -17,7 +17,7 @@ import psutil
 import pytest
 from tests.end_to_end.asking import PROTOCOLS, error_of
 from tests.end_to_end.conftest import KEY, Proxy, Simulator, environment, running_simulator, started, stopped
-from tests.reliability.conftest import MODELS, SUBACCOUNTS, House, running_house
+from tests.reliability.conftest import MODELS, SUBACCOUNTS, House, running_house, until
 
 pytestmark = pytest.mark.timed
 
@@ -164,6 +164,10 @@ def slow_list(house: House, seconds: float | None) -> None:
     broken(house.simulator, "ai_api", drips if seconds else {"hang": True}, "/v2/lm/deployments")
 
 
+def asked_of_ai_api(house: House) -> int:
+    return int(house.simulator.state()["subaccounts"]["sub-0"]["ai_api_requests"])
+
+
 @pytest.mark.parametrize("seconds", [None, 0.5])
 def test_a09_while_the_ai_api_hangs_or_drips_model_calls_are_none_the_slower(
     tmp_path: Path, seconds: float | None
@@ -171,12 +175,13 @@ def test_a09_while_the_ai_api_hangs_or_drips_model_calls_are_none_the_slower(
     with running_house(tmp_path, 1, discovery_interval="0.5") as house:
         usual = p99(house, 0.8)
         slow_list(house, seconds)
-        before = house.simulator.state()["subaccounts"]["sub-0"]["ai_api_requests"]
+        before = asked_of_ai_api(house)
         meanwhile = p99(house, 2)
-        asked = house.simulator.state()["subaccounts"]["sub-0"]["ai_api_requests"] - before
-
-    assert asked >= 4 if seconds else 1 <= asked <= 2  # groups and list: it was read again and again, or is waited for
-    assert meanwhile <= usual + 0.15
+        assert meanwhile <= usual + 0.15
+        if seconds:
+            until(lambda: asked_of_ai_api(house) >= before + 3, 5)  # groups, list, groups again: it was read
+        else:
+            assert before + 1 <= asked_of_ai_api(house) <= before + 2  # it is waited for
 
 
 @pytest.mark.rows
