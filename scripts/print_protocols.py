@@ -169,9 +169,9 @@ NOTES: dict[tuple[str, str, str], str] = {
     ("refusal", "candidates.0.finish", GEMINI): "as `SAFETY`",
     ("candidates", "candidates.1", MESSAGES): "lost: the protocol has one; a request for more is refused",
     ("usage", "usage.cache_write", GEMINI): "lost: the protocol does not count it",
-    ("no-usage", "usage", CHAT): "zeros: some clients repeat a request without them",
-    ("no-usage", "usage", MESSAGES): "zeros: some clients repeat a request without them",
-    ("no-usage", "usage", GEMINI): "zeros",
+    ("no-usage", "usage", CHAT): "an estimate, marked `estimated`: some clients repeat a request without counts",
+    ("no-usage", "usage", MESSAGES): "an estimate, marked `estimated`: some clients repeat a request without counts",
+    ("no-usage", "usage", GEMINI): "an estimate, marked `estimated`",
 }  # fmt: skip
 
 

@@ -198,6 +198,28 @@ THINKING: dict[str, dict[str, Any]] = {"claude-sonnet-4-5": {"type": "enabled", 
 
 
 @pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("model", NEWEST)
+async def test_s11_an_answer_without_counts_is_whole_and_has_an_estimate(
+    client: Any, talk: Talk, model: str, stream: bool
+) -> None:
+    text = "one two three four five six seven eight nine ten"
+    asked: dict[str, Any] = {
+        "model": model, "max_tokens": 500, "messages": user(talk.prompt(text=text, usage=False)),
+    }  # fmt: skip
+    if stream:
+        async with entered(client.messages.stream(**asked)) as s:
+            final = await done(s.get_final_message())
+    else:
+        final = await done(client.messages.create(**asked))
+
+    assert final.content[0].text == text
+    assert final.stop_reason == "end_turn"
+    assert 10 <= final.usage.input_tokens <= 100
+    assert 6 <= final.usage.output_tokens <= 24
+    assert stream or final.usage.estimated is True
+
+
+@pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("model", MODELS)
 async def test_a_tool_loop_with_thoughts_images_and_errors(client: Any, talk: Talk, model: str, stream: bool) -> None:
     messages: list[Any] = user(talk.prompt(calls=CALLS))

@@ -140,10 +140,45 @@ def test_a_missing_done_is_added() -> None:
         assert out.endswith(CHAT.ending if isinstance(stream, Relay) else MESSAGES.ending)
 
 
-def test_without_usage_the_answer_is_whole() -> None:
+def test_s11_without_usage_the_answer_is_whole_and_has_an_estimate() -> None:
     stream = translation(CHAT, MESSAGES)
-    assert check("anthropic_messages", stream.feed(sse(ROLE, HELLO, STOP, "[DONE]")) + stream.end()) == "whole"
+    out = stream.feed(sse(ROLE, HELLO, STOP, "[DONE]")) + stream.end()
+    assert check("anthropic_messages", out) == "whole"
+    assert b'"output_tokens":2,"estimated":true' in out
     assert stream.usage is None
+    for target in (CHAT, MESSAGES):
+        answer = {"id": "c1", "model": "gpt", "choices": [{"message": {"content": "Hello"}, "finish_reason": "stop"}]}
+        usage: Any = translate_response(CHAT, target, answer, answering(target))["usage"]
+        assert usage["estimated"]
+        assert 2 in usage.values()
+
+
+@pytest.mark.parametrize("start", [START, {**START, "message": {**START["message"], "usage": None}}])
+def test_s11_a_relayed_message_without_usage_gets_an_estimate_and_nothing_else(start: dict[str, Any]) -> None:
+    uncounted = {name: value for name, value in TURN.items() if name != "usage"}
+    stream = relay(MESSAGES)
+    out = stream.feed(sse(start, TEXT, HI, HI, HI, END, uncounted, LAST))
+    told = [json.loads(frame.data) for frame in SseDecoder().feed(out)]
+    assert check("anthropic_messages", out) == "whole"
+    assert told[0]["message"].pop("usage")["input_tokens"] == (9 if start is START else 0)
+    usage = told[-2].pop("usage")
+    assert usage["estimated"]
+    assert usage["input_tokens"] == (9 if start is START else 0)
+    assert 2 <= usage["output_tokens"] <= 4
+    kept = {name: value for name, value in start["message"].items() if name != "usage"}
+    assert told == [{**start, "message": kept}, TEXT, HI, HI, HI, END, uncounted, LAST]
+
+
+def test_s11_what_bedrock_counts_at_the_very_end_is_no_estimate() -> None:
+    counts = {"inputTokenCount": 9, "outputTokenCount": 4, "cacheReadInputTokenCount": 1}
+    uncounted = {name: value for name, value in TURN.items() if name != "usage"}
+    wire = sse(START, TEXT, HI, END, uncounted, {**LAST, "amazon-bedrock-invocationMetrics": counts})
+    for stream in (relay(MESSAGES), translation(MESSAGES, CHAT)):
+        out = stream.feed(wire)
+        assert stream.usage is not None
+        assert (stream.usage.input, stream.usage.cache_read, stream.usage.output) == (10, 1, 4)
+    assert b'"prompt_tokens":10,"completion_tokens":4' in out
+    assert b"estimated" not in out
 
 
 @pytest.mark.parametrize("source", DIALECTS.values(), ids=lambda dialect: dialect.name)

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any
 
 import httpx2
@@ -16,6 +16,7 @@ from tests.end_to_end.conftest import Proxy, Simulator, running_proxy, running_s
 from tests.end_to_end.test_streams import assert_ends_with_an_error, connected, request_bytes
 from tests.reliability.conftest import House
 from tests.telemetry.reading import changed, look
+from tests.telemetry.test_counts import usage_of
 
 SAP_NAMES = {GPT: GPT, CLAUDE: "anthropic--claude-4.5-sonnet", GEMINI: GEMINI}
 
@@ -55,6 +56,37 @@ def test_s03_an_orderly_end_without_a_terminal_event_counts_by_whether_the_answe
     change = changed(house.proxy.http, counted, 40)
     assert change("stream_errors_total", reason="upstream_failed") == len(broken)
     assert change("upstream_attempts_total", outcome="unavailable") == len(broken)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_s11_an_answer_whose_tokens_nobody_told_is_whole_and_says_that_they_are_estimated(
+    house: House, stream: bool
+) -> None:
+    """A relayed Chat answer tells none, which its protocol allows. Of Claude's streams Bedrock itself counts the tokens
+    in the very last event."""
+    text = "one two three four five six seven eight nine ten"
+    counted_later = ("chat", CLAUDE) if stream else ()
+    counted = look(house.proxy.http)
+    for protocol, model in product(PROTOCOLS, SAP_NAMES):
+
+        def ask(usage: bool, protocol: str = protocol, model: str = model) -> httpx2.Response:
+            more = {"stream_options": {"include_usage": True}} if stream and protocol == "chat" else {}
+            prompt = "Tell me. " * 40 + simulate("." if usage else "", text=text, usage=usage)
+            return house.ask(protocol, model, prompt, stream=stream, **more)
+
+        true, answer = usage_of(protocol, ask(True)), ask(False)
+        assert said(protocol, answer) == text
+        assert ('"estimated":true' in answer.text) == ((protocol, model) not in (counted_later, ("chat", GPT)))
+        if (protocol, model) == ("chat", GPT):
+            assert "_tokens" not in answer.text
+        elif (protocol, model) == counted_later:
+            assert usage_of(protocol, answer) == true
+        else:
+            given, made = usage_of(protocol, answer)
+            assert true[0] / 2 < given < true[0] * 2
+            assert 6 <= made <= 24
+    change = changed(house.proxy.http, counted, 12)
+    assert change("answers_without_usage_total") == (4 if stream else 6)
 
 
 FLOODS = [("chat", GPT), ("messages", GPT), ("messages", GEMINI)]

@@ -21,6 +21,7 @@ from aicore_proxy.protocol.dialects import Answering, Decoding, Dialect, Target
 from aicore_proxy.protocol.dialects.anthropic_messages import DIALECT as MESSAGES
 from aicore_proxy.protocol.dialects.gemini import DIALECT as GEMINI
 from aicore_proxy.protocol.dialects.openai_chat import DIALECT as CHAT
+from aicore_proxy.protocol.estimate import estimated, spoken
 from aicore_proxy.protocol.fault import Fault, Kind
 from aicore_proxy.protocol.fold import fold, unfold
 from aicore_proxy.protocol.framing import SseDecoder
@@ -51,6 +52,13 @@ class Folder:
         self.response = msgspec.convert(neutral["response"], Response) if "response" in neutral else None
         self.fault = Fault(Kind(neutral["fault"].pop("kind")), **neutral["fault"]) if "fault" in neutral else None
         self.models: dict[str, str] = {**MODELS, **neutral.get("models", {})}
+
+    @property
+    def answer(self) -> Response | None:
+        """``response`` as a client is told it: with an estimate where it counts no tokens."""
+        if self.response is None or self.response.usage is not None:
+            return self.response
+        return replace(self.response, usage=estimated(self.request, spoken(unfold(self.response))))
 
     def file(self, name: str) -> Path:
         return self.path / name
@@ -124,8 +132,8 @@ def stream_of(folder: Folder, dialect: Dialect) -> bytes:
         begun = unfold(Response("answer1", "a-model", (), created=NOW))[:1]
         events: list[Event] = [*begun, Open(0, Text("")), Delta(0, "So f")]
         return b"".join(encoder.feed(event) for event in events) + encoder.fail(folder.fault, "req_1")
-    assert folder.response is not None
-    return b"".join(encoder.feed(event) for event in told(folder.response))
+    assert folder.answer is not None
+    return b"".join(encoder.feed(event) for event in told(folder.answer))
 
 
 def events_of(dialect: Dialect, wire: bytes) -> list[Event]:

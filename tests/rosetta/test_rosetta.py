@@ -47,8 +47,8 @@ def golden(path: Path, text: str, *, update: bool) -> None:
 def made(folder: Folder, dialect: Dialect) -> dict[str, str]:
     """The files of one dialect."""
     files = {f"{dialect.name}.request.json": pretty(encoded(folder, dialect).body)}
-    if folder.response is not None:
-        answer = dialect.encode_response(folder.response, answering(folder, dialect))
+    if folder.answer is not None:
+        answer = dialect.encode_response(folder.answer, answering(folder, dialect))
         files[f"{dialect.name}.response.json"] = pretty(answer)
     if folder.fault is not None:
         status, body = dialect.encode_fault(folder.fault, "req_1")

@@ -25,6 +25,7 @@ from aicore_proxy.gateway.ways import Ways
 from aicore_proxy.landscape import Deployment
 from aicore_proxy.protocol import surrogates
 from aicore_proxy.protocol.dialects import Dialect
+from aicore_proxy.protocol.estimate import estimated
 from aicore_proxy.protocol.fault import Fault, Kind
 from aicore_proxy.protocol.neutral import Failure, Undo, Usage
 from aicore_proxy.protocol.pipe import Pipe, translate_response
@@ -254,7 +255,7 @@ class Attempts:
             raise failures[0] if failures and "error" in members else unreadable_answer(body, response.headers)
         attempt.usage = usage_in(asked.source, members)
         if asked.source is call.dialect:
-            return body
+            return body if attempt.usage is not None else counted(call, body, members)
         await breathe(call)
         observe = call.seals.watcher(call.caller.key_id) if call.slotless else None
         answer = translate_response(asked.source, call.dialect, body, answering(call, asked.undo), observe)
@@ -338,6 +339,21 @@ def usage_in(dialect: Dialect, members: Mapping[str, msgspec.Raw]) -> Usage | No
         )
     except (Fault, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
+
+
+def counted(call: Call, body: bytes, members: Mapping[str, msgspec.Raw]) -> bytes:
+    """A relayed answer that told no tokens, with an estimate where the client's protocol demands some."""
+    if call.dialect.counted is None:
+        return body
+
+    def usage() -> Usage:
+        try:
+            request = call.request
+        except Fault:  # what the deployment took we need not understand
+            request = answering(call).request
+        return estimated(request, sum(len(members.get(name, b"")) for name in call.dialect.answers))
+
+    return call.dialect.counted(body, usage)
 
 
 def fault_of_connection(error: UpstreamError, deployment: Deployment) -> Fault:

@@ -12,6 +12,7 @@ from typing import Protocol
 import msgspec
 
 from aicore_proxy.protocol.dialects import Answering, Dialect
+from aicore_proxy.protocol.estimate import BYTES_PER_TOKEN, estimated, size, spoken
 from aicore_proxy.protocol.fault import Fault, Kind
 from aicore_proxy.protocol.fold import fold, unfold
 from aicore_proxy.protocol.framing import Frame, Framer, SseDecoder
@@ -45,7 +46,7 @@ Observe = Callable[[Event], None]
 class Progress:
     """How far a stream is. Owned by its pipe."""
 
-    __slots__ = ("complete", "fault", "finished", "finishes", "started", "unfinished", "usage")
+    __slots__ = ("complete", "counted", "fault", "finished", "finishes", "said", "started", "unfinished", "usage")
 
     def __init__(self) -> None:
         self.started = False
@@ -54,6 +55,10 @@ class Progress:
         """The upstream said that this is all."""
         self.fault: Fault | None = None
         self.usage: Usage | None = None
+        self.counted = False
+        """The upstream told the tokens of the answer, not only what it knew at its begin."""
+        self.said = 0
+        """Bytes of text so far."""
         self.finishes: dict[int, FinishReason] = {}
         self.unfinished: set[int] = set()
 
@@ -63,7 +68,10 @@ class Progress:
 
     def note(self, event: Event) -> None:
         match event:
-            case Delta() | Sealed():
+            case Delta(text=text):
+                self.started = True
+                self.said += size(text)
+            case Sealed():
                 self.started = True
             case Open(part=part, candidate=candidate):
                 # The start of a text that has not come yet is no content: another deployment may still answer
@@ -75,10 +83,12 @@ class Progress:
                 self.finishes[candidate] = reason
                 self.unfinished.discard(candidate)
                 self.usage = usage or self.usage
+                self.counted = self.counted or usage is not None
             case Start(usage=usage):
                 self.usage = usage or self.usage
             case Tally(usage=usage):
                 self.usage = usage
+                self.counted = True
             case Done():
                 self.complete = True
             case _:
@@ -166,6 +176,7 @@ class Relay(Pipe):
     def __init__(self, dialect: Dialect, framer: Framer, answering: Answering) -> None:
         self._dialect = dialect
         self._framed = dialect.framed
+        self._demanded = dialect.counted
         # Of several candidates each must be seen to begin, so that none is missed at the end
         several = (answering.request.sampling.n or 1) > 1
         self._notable = (b"",) if several else dialect.notable
@@ -225,8 +236,11 @@ class Relay(Pipe):
             wrong = None
             if progress.started and not self._is_notable(data):
                 self._unread = data
+                progress.said += BYTES_PER_TOKEN  # an event for a token
             else:
                 wrong = self._read(data)
+                if self._demanded is not None and not progress.counted and (progress.finishes or not progress.usage):
+                    data = self._demanded(data, self._estimate)
             if wrong is None and progress.complete:
                 wrong = progress.shortfall()
             if wrong is not None:
@@ -266,6 +280,9 @@ class Relay(Pipe):
                 return event.fault if readable else None
             self._progress.note(event)
         return None
+
+    def _estimate(self) -> Usage:
+        return estimated(self._answering.request, self._progress.said, self._progress.usage)
 
     def _failed(self, fault: Fault) -> bytes:
         """Ends the stream: with the error event after content, else with nothing."""
@@ -350,6 +367,9 @@ class Translation(Pipe):
                 if (fault := progress.shortfall()) is not None:
                     raise fault
                 progress.finished = True
+                if not progress.counted:
+                    usage = estimated(self._answering.request, progress.said, progress.usage)
+                    out.append(self._encoder.feed(Tally(usage)))
             for restored in self._restore(event):
                 if self._observe is not None:
                     self._observe(restored)
@@ -394,7 +414,10 @@ def translate_response(
     if observe is not None:
         for event in events:
             observe(event)
-    return target.encode_response(fold(events), answering)
+    response = fold(events)
+    if response.usage is None:
+        response = msgspec.structs.replace(response, usage=estimated(answering.request, spoken(events)))
+    return target.encode_response(response, answering)
 
 
 def _compact(data: bytes) -> bytes:

@@ -88,8 +88,9 @@ class Dialect(Struct, frozen=True):
     if it is not of this dialect. ``encode_fault(fault, request_id)`` is (status, body). ``answers``: top-level members
     one of which every whole answer has. ``ending``: the frames that end an orderly stream, where the dialect has any
     (``message_stop``, ``[DONE]``). ``decode_usage``: the tokens that a whole answer counts, of those of its top-level
-    members that ``counts`` names. ``opening``: a relayed stream's payloads up to its first content, as
-    clients take them.
+    members that ``counts`` names. ``counted``: a relayed payload, or a whole answer's body, with the given tokens where
+    the protocol demands some and it has none; None: the protocol demands none. ``opening``: a relayed stream's payloads
+    up to its first content, as clients take them.
     """
 
     name: str
@@ -111,3 +112,4 @@ class Dialect(Struct, frozen=True):
     request_id_header: str = "x-request-id"
     counts: tuple[str, ...] = ("usage",)
     decode_usage: Callable[[Mapping[str, Json]], Usage | None] = lambda _: None
+    counted: Callable[[bytes, Callable[[], Usage]], bytes] | None = None

@@ -16,7 +16,7 @@ from aicore_proxy.protocol.dialects.anthropic_messages.request import decode_req
 from aicore_proxy.protocol.dialects.anthropic_messages.response import decode_response, encode_response
 from aicore_proxy.protocol.dialects.anthropic_messages.stream import MessagesDecoder
 from aicore_proxy.protocol.dialects.anthropic_messages.stream_encoder import MessagesEncoder
-from aicore_proxy.protocol.dialects.anthropic_messages.usage import decode_usage
+from aicore_proxy.protocol.dialects.anthropic_messages.usage import counted, decode_usage
 
 __all__ = ["DIALECT", "framed", "refuse_thread"]
 
@@ -63,4 +63,5 @@ DIALECT = Dialect(
     ending=b'event: message_stop\ndata: {"type":"message_stop"}\n\n',
     request_id_header="request-id",
     decode_usage=lambda answer: decode_usage(answer.get("usage")),
+    counted=counted,
 )

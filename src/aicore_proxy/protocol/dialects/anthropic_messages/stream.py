@@ -10,7 +10,7 @@ import msgspec
 from aicore_proxy.protocol import surrogates
 from aicore_proxy.protocol.dialects.anthropic_messages.faults import decode_fault
 from aicore_proxy.protocol.dialects.anthropic_messages.reading import HOME, NAME, rest
-from aicore_proxy.protocol.dialects.anthropic_messages.usage import STOPS, decode_metrics, decode_usage
+from aicore_proxy.protocol.dialects.anthropic_messages.usage import STOPS, count, decode_metrics, decode_usage
 from aicore_proxy.protocol.fault import Fault, Kind, kind_of, status_in
 from aicore_proxy.protocol.neutral import (
     Annotated,
@@ -63,6 +63,7 @@ class MessagesDecoder:
         self._blocks: dict[int, Block] = {}
         self._next = 0
         self._usage: Usage | None = None
+        self._counted = False
         self._begun = False
         self._finished = False
         self._done = False
@@ -182,18 +183,21 @@ class MessagesDecoder:
         return [event for at in list(self._blocks) for event in self._close(at)]
 
     def _message_delta(self, event: dict[str, Any]) -> list[Event]:
-        self._usage = decode_usage(event.get("usage"), self._usage)
+        told = event.get("usage")
+        self._usage = decode_usage(told, self._usage)
+        self._counted = self._counted or (isinstance(told, dict) and count(told, "output_tokens") is not None)
+        usage = self._usage if self._counted else None
         delta = event.get("delta")
         delta = delta if isinstance(delta, dict) else {}
         reason = delta.get("stop_reason")
         if reason is None or self._finished:
-            return [Tally(self._usage)] if self._usage is not None else []
+            return [Tally(usage)] if usage is not None else []
         self._finished = True
         sequence = delta.get("stop_sequence")
         extras = {**rest(delta, STOPPED), **rest(event, FINISHED)}
         finish = Finish(
             STOPS.get(str(reason), "stop"),
-            self._usage,
+            usage,
             sequence if isinstance(sequence, str) else None,
             extras=extras,
         )
@@ -201,11 +205,11 @@ class MessagesDecoder:
 
     def _stop(self, event: dict[str, Any]) -> list[Event]:
         events = self._close_all()
-        if self._usage is None and (usage := decode_metrics(event.get("amazon-bedrock-invocationMetrics"))):
-            self._usage = usage
+        if not self._counted and (usage := decode_metrics(event.get("amazon-bedrock-invocationMetrics"))):
+            self._usage, self._counted = usage, True
             events += [Tally(usage)] if self._finished else []
         if not self._finished:
-            events.append(Finish("stop", self._usage))
+            events.append(Finish("stop", self._usage if self._counted else None))
         self._finished = self._done = True
         return [*events, Done()]
 

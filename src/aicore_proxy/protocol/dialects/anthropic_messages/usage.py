@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
 
 from aicore_proxy.protocol.neutral import FinishReason, Json, Usage
 
@@ -80,7 +83,24 @@ def encode_usage(usage: Usage | None) -> dict[str, Json]:
         },
         "output_tokens": usage.output,
         **({"output_tokens_details": {"thinking_tokens": usage.reasoning}} if usage.reasoning else {}),
+        **({"estimated": True} if usage.estimated else {}),
     }
+
+
+def counted(payload: bytes, usage: Callable[[], Usage]) -> bytes:
+    """An event, or a whole answer, with the counts without which Anthropic's SDKs fail, where it has none."""
+    try:
+        event = msgspec.json.decode(payload, type=dict[str, Any])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return payload
+    kind = event.get("type")
+    holder = event.get("message") if kind == "message_start" else event
+    if kind not in ("message_start", "message_delta", "message") or not isinstance(holder, dict):
+        return payload
+    if isinstance(holder.get("usage"), dict):
+        return payload
+    holder["usage"] = encode_usage(usage())
+    return msgspec.json.encode(event)
 
 
 def encode_stop(reason: FinishReason | None, *, called: bool, refused: bool = False) -> str:

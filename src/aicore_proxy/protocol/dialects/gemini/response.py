@@ -97,6 +97,8 @@ def wire_usage(usage: Usage) -> dict[str, Json]:
         "candidatesTokenCount": max(0, usage.output - usage.reasoning),
         "totalTokenCount": usage.input + usage.output,
     }
+    if usage.estimated:
+        counts["estimated"] = True
     if usage.reasoning:
         counts["thoughtsTokenCount"] = usage.reasoning
     if usage.cache_read:

@@ -87,4 +87,5 @@ def encode_usage(usage: Usage | None) -> dict[str, Any]:
             "accepted_prediction_tokens": 0,
             "rejected_prediction_tokens": 0,
         },
+        **({"estimated": True} if usage.estimated else {}),
     }
