@@ -22,8 +22,10 @@ from aicore_proxy.protocol.fault import Fault, Kind
 
 
 @pytest.mark.timed
-def test_o02_no_deployment_gets_more_than_its_limit_and_who_waits_is_served(tmp_path: Path) -> None:
-    with running_house(tmp_path, 2, deployment_limit="3") as house:
+@pytest.mark.parametrize("workers", [1, 3])
+def test_o02_no_deployment_gets_more_than_its_limit_and_who_waits_is_served(tmp_path: Path, workers: int) -> None:
+    """Be it one worker's, or shared out over several."""
+    with running_house(tmp_path, 2, deployment_limit="3", workers=str(workers)) as house:
         house.simulator.script({"delay": 0.2})
         most: Counter[str] = Counter()
         done = threading.Event()
@@ -47,7 +49,7 @@ def test_o02_no_deployment_gets_more_than_its_limit_and_who_waits_is_served(tmp_
         assert statuses == {200: 60}
         assert max(most.values()) <= 3
         assert took >= 60 / 6 * 0.2 * 0.9
-        assert took <= 60 / 6 * 0.2 + 3
+        assert took <= 60 / 6 * 0.2 * workers + 3  # the kernel may give one worker all
 
 
 @pytest.mark.timed

@@ -161,7 +161,8 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     retry_always: float = 10.0
     """Such attempts allowed besides, per second."""
     deployment_limit: int = 0
-    """Requests in flight at each deployment, at most; 0: no limit. ``routing.limits`` sets others for some."""
+    """Requests in flight at each deployment, at most; 0: no limit. Each worker has an equal part, 1 at least.
+    ``routing.limits`` sets others for some."""
     adaptive_limit: bool = False
     """Whether each deployment's limit of requests in flight is learned from its answers: one more after a round of
     successes, 0.7 of it after a 429 or an overload, 2 to 500. A limit that is set is the upper bound then.

@@ -65,6 +65,11 @@ def first_byte_of(settings: Settings) -> Callable[[str], float | None]:
     return lru_cache(1024)(partial(of_model, settings.routing.first_byte_timeouts))
 
 
+def share_of(limit: int, settings: Settings) -> int:
+    """One worker's part of a limit that holds for all of them: they share no count. No worker is without."""
+    return max(1, limit // settings.workers)
+
+
 def learning_of(settings: Settings) -> Callable[[str], Learning | None]:
     """How the limits of a model's deployments are learned, where they are."""
     learning = Learning(start=settings.adaptive_start)
@@ -90,8 +95,8 @@ def build_router(settings: Settings, before: Router | None = None) -> tuple[Rout
     health = before.health if before is not None else Health()
     health.become(
         limits,
-        routing.limits,
-        settings.deployment_limit or None,
+        {identity: share_of(limit, settings) for identity, limit in routing.limits.items()},
+        share_of(settings.deployment_limit, settings) if settings.deployment_limit else None,
         remembers=settings.breakers,
         learns=learning_of(settings),
     )
