@@ -366,6 +366,7 @@ async def test_p01_p02_what_is_not_done_in_time_ends_with_an_error_in_the_client
     simulator.clear()
     signals, delay = ENDS[how]
     settings = {"drain_delay": delay, "drain_timeout": "1" if how == "deadline" else "60"}
+    before = sum(simulator.received().values())
     with running_proxy(tmp_path, simulator, workers=workers, log_level="error", **settings) as proxy:
         children = psutil.Process(proxy.process.pid).children(recursive=True)
         async with session(proxy, keep=False) as client:
@@ -384,6 +385,8 @@ async def test_p01_p02_what_is_not_done_in_time_ends_with_an_error_in_the_client
             ]
             for _, stream in streams:
                 assert await stream.content.readany()
+            # Whoever was not accepted yet would be refused
+            await asyncio.to_thread(wait_until, lambda: sum(simulator.received().values()) >= before + 4 + len(PATHS))
             for number, name in enumerate(signals):
                 await asyncio.sleep(0.5 * number)
                 assert proxy.process.poll() is None
